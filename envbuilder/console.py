@@ -1,0 +1,137 @@
+"""What a person sees: steps with their seconds, progress, tables. Everything goes to standard error but results.
+
+On a terminal, rich draws; elsewhere plain lines appear, few enough for a log. rich is imported on first use: a
+command that prints one line does not pay for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from envbuilder.files import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import rich.console
+
+    from envbuilder.errors import EnvbuilderError
+
+_PLAIN_INTERVAL_S = 5.0
+
+
+@dataclass
+class Step:
+    """A step at work: `detail` is shown when it ends, `skipped` when there was nothing to do."""
+
+    name: str
+    detail: str = ""
+    skipped: bool = False
+    seconds: float = 0.0
+
+
+class Progress:
+    """Bytes or items done, of a known total; thread-safe enough for workers that only call `advance`."""
+
+    def __init__(self, console: Console, label: str, total: int, *, unit: str) -> None:
+        self._console, self._label, self._total, self._unit = console, label, total, unit
+        self._done = 0
+        self._printed_at = time.monotonic()
+
+    def advance(self, amount: int) -> None:
+        self._done += amount
+        self._draw()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self._printed_at >= _PLAIN_INTERVAL_S:
+            self._printed_at = now
+            self._console.line(f"  {self._label}: {self._shown(self._done)} of {self._shown(self._total)}")
+
+    def _shown(self, amount: int) -> str:
+        return human_size(amount) if self._unit == "bytes" else f"{amount} {self._unit}"
+
+
+@dataclass
+class Console:
+    """The terminal of one command. `json_mode` keeps standard output for the one document."""
+
+    json_mode: bool = False
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+
+    @property
+    def interactive(self) -> bool:
+        return self.stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+    def rich(self, *, result: bool = False) -> rich.console.Console:
+        """Return rich's console, on standard output for a result (unless that is kept for JSON)."""
+        import rich.console  # noqa: PLC0415 - see the module's docstring
+
+        stream = sys.stdout if result and not self.json_mode else self.stream
+        width = None if stream.isatty() else 100
+        return rich.console.Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+    def line(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def warn(self, text: str) -> None:
+        self.line(f"warning: {text}")
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """Announce a step, and close it with its seconds; a failure is closed as one."""
+        step = Step(name)
+        started = time.monotonic()
+        status = contextlib.nullcontext() if not self.interactive else self.rich().status(f"{name} …")
+        try:
+            with status:
+                yield step
+        except BaseException:
+            self.line(f"✗ {name}  {time.monotonic() - started:.1f} s")
+            raise
+        step.seconds = time.monotonic() - started
+        if not step.skipped:
+            self.line(f"✓ {name:<18} {step.seconds:6.1f} s  {step.detail}".rstrip())
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int, *, unit: str = "bytes") -> Iterator[Progress]:
+        """Show how far a long piece of work is; `unit` is "bytes" or the plural of what is counted."""
+        if not self.interactive:
+            yield Progress(self, label, total, unit=unit)
+            return
+        import rich.progress as rp  # noqa: PLC0415 - see the module's docstring
+
+        columns: list[rp.ProgressColumn] = [rp.TextColumn("  {task.description}"), rp.BarColumn(bar_width=24)]
+        if unit == "bytes":
+            columns += [rp.DownloadColumn(), rp.TransferSpeedColumn(), rp.TimeRemainingColumn()]
+        else:
+            columns += [rp.MofNCompleteColumn(), rp.TextColumn(unit)]
+        with rp.Progress(*columns, console=self.rich(), transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            drawn = Progress(self, label, total, unit=unit)
+            drawn.advance = lambda amount: bar.advance(task, amount)  # type: ignore[method-assign]
+            yield drawn
+
+    def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+        """Print a result as a table; columns named in `right` are set to the right."""
+        import rich.table  # noqa: PLC0415 - see the module's docstring
+        from rich import box  # noqa: PLC0415
+
+        table = rich.table.Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.rich(result=True).print(table)
+
+    def error(self, error: EnvbuilderError) -> None:
+        """Print what / why / next; the reference stands first, to be searched for."""
+        self.line(f"error[{error.reference}]: {error.what}")
+        for label, text in (("why", error.why), ("next", error.next)):
+            for number, row in enumerate(text.splitlines()):
+                self.line(f"  {label + ':' if number == 0 else '':<6}{row}")
