@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, IO, BinaryIO
 
 from envbuilder.errors import ProgramError
 
@@ -174,7 +174,7 @@ def _deadline(process: subprocess.Popen[bytes], timeout_s: float | None) -> Iter
 
 def _drain(
     process: subprocess.Popen[bytes],
-    output: BinaryIO | object,
+    output: IO[bytes],
     *,
     capture: bool,
     sink: BinaryIO | None,
@@ -189,7 +189,7 @@ def _drain(
     if capture and process.stdout:
         reader = threading.Thread(target=lambda pipe: captured.append(pipe.read()), args=(process.stdout,), daemon=True)
         reader.start()
-    for raw in output:  # type: ignore[attr-defined]
+    for raw in output:
         if sink:
             sink.write(raw)
         line = raw.decode(errors="replace").rstrip("\n")
