@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from envbuilder.errors import ProgramError
 
