@@ -1,0 +1,54 @@
+"""Resolve a target's release and write its locks, or check that they are current.
+
+The locks name distributions, files and sha256, never a host. --check changes nothing and needs no network: it proves
+that the lock is whole and that it was made from what the target says today.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envbuilder.errors import LockError
+from envbuilder.files import human_size
+
+if TYPE_CHECKING:
+    import argparse
+
+    from envbuilder.console import Console
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target", metavar="T", help="a target's name, or the path of its TOML file (default: the one that fits this machine)"
+    )
+    parser.add_argument("--release", metavar="R", help="a release of the target (default: the target's own default)")
+    parser.add_argument("--check", action="store_true", help="only say whether the lock is whole and current")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from envbuilder.locking.model import intent_of, read_lock, write_lock
+    from envbuilder.targets.catalogue import lock_folder, resolve_target
+
+    target, path = resolve_target(args.target)
+    name, release = target.release(args.release)
+    folder = lock_folder(path, target, name)
+    if args.check:
+        lock = read_lock(folder)
+        if lock.intent != intent_of(target, release):
+            raise LockError(
+                f"the lock of {target.name} {name} is stale",
+                why=f"{path.name} asks for something else than when the lock was made.",
+                next=f"Run `envbuilder lock --target {target.name} --release {name}`.",
+            )
+    else:
+        from envbuilder.locking.resolve import resolve
+        from envbuilder.store.cache import Store, default_root
+        from envbuilder.store.settings import read_settings
+
+        lock = write_lock(folder, resolve(target, name, release, store=Store(default_root()), settings=read_settings(), console=console))
+    files = {file.filename: file.size for requirements in lock.environments.values() for item in requirements for file in item.files}
+    counts = ", ".join(f"{environment} {len(requirements)}" for environment, requirements in lock.environments.items())
+    console.line(
+        f"{target.name} {name}: {counts} distributions, {len(files)} files, {human_size(sum(files.values()))}; sha256:{lock.digest}"
+    )
+    return 0

@@ -1,0 +1,107 @@
+"""What an environment holds, read from its files alone: nothing is imported, so nothing can fail to load.
+
+Works for an environment of any platform. `site` is a site-packages folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchBuild:
+    """What torch/version.py says of itself: the version with its local part, and the CUDA it was built for (None: a CPU build)."""
+
+    version: str
+    cuda: str | None
+
+
+def find_site(environment: Path) -> Path | None:
+    """Return an environment's site-packages, or None if it is no environment."""
+    return next(iter(sorted(environment.glob("lib/python3.*/site-packages"))), None)
+
+
+def distributions(site: Path) -> dict[str, str]:
+    """Return {canonical name: version} of what is installed, from the names of the dist-info folders (PEP 427)."""
+    found = {}
+    for entry in site.glob("*.dist-info"):
+        name, _, version = entry.name.removesuffix(".dist-info").partition("-")
+        found[str(canonicalize_name(name))] = version
+    return dict(sorted(found.items()))
+
+
+def torch_build(site: Path) -> TorchBuild | None:
+    """Return which build of torch is installed. The wheel's name does not tell: `torch-2.11.0` may be +cu130 or +cpu."""
+    values = _constants(site / "torch" / "version.py")
+    version, cuda = values.get("__version__"), values.get("cuda")
+    if not isinstance(version, str):
+        return None
+    return TorchBuild(version=version, cuda=cuda if isinstance(cuda, str) else None)
+
+
+def vllm_module_of(site: Path, architecture: str) -> str | None:
+    """Return the module in which vLLM implements a model architecture, or None if its registry does not know it.
+
+    The registry (vllm/model_executor/models/registry.py) maps an architecture's name to (module, class).
+    """
+    models = site / "vllm" / "model_executor" / "models"
+    tree = _parse(models / "registry.py")
+    if tree is None:
+        return None
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Dict):
+            continue
+        for key, value in zip(node.keys, node.values, strict=True):
+            match key, value:
+                case ast.Constant(value=str(name)), ast.Tuple(elts=[ast.Constant(value=str(module)), *_]) if name == architecture:
+                    return module if (models / f"{module}.py").is_file() or (models / module).is_dir() else None
+                case _:
+                    pass
+    return None
+
+
+def owners(site: Path) -> dict[str, list[str]]:
+    """Return {path: distributions} of every installed file, from the RECORDs; paths relative to site-packages."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for record in sorted(site.glob("*.dist-info/RECORD")):
+        name = record.parent.name.partition("-")[0]
+        for path in _recorded(record):
+            found[path].append(name)
+    return dict(found)
+
+
+def _recorded(record: Path) -> Iterator[str]:
+    with record.open(encoding="utf-8", errors="replace", newline="") as file:
+        for row in csv.reader(file):
+            if row and "__pycache__" not in row[0]:
+                yield row[0]
+
+
+def _parse(path: Path) -> ast.Module | None:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _constants(path: Path) -> dict[str, object]:
+    """Return the names that a module assigns constants to, at its top level."""
+    tree = _parse(path)
+    values: dict[str, object] = {}
+    for node in tree.body if tree else ():
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value)) | ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=value)):
+                values[name] = value
+            case _:
+                pass
+    return values

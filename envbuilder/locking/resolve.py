@@ -1,0 +1,197 @@
+"""Making a lock: uv resolves what a target asks for, once for every Python of its range, and we keep names and hashes.
+
+uv's own lock file names hosts, so it stays in a temporary folder: versions and markers come from its export, files,
+sizes and hashes from the lock itself. Of each distribution only the one wheel that each Python would get is kept,
+since some releases are served twice (vLLM 0.23.0 has a build tag `-2`) and a version alone does not pin bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import tomllib
+import zipfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from envbuilder.errors import LockError, ProgramError
+from envbuilder.files import sha256_file
+from envbuilder.locking.model import Lock, LockedFile, LockedRequirement, intent_of
+from envbuilder.locking.tags import best_wheel
+from envbuilder.store.fetch import Wanted, fetch
+from envbuilder.store.settings import Settings, uv_arguments
+from envbuilder.uv import run_uv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from envbuilder.console import Console
+    from envbuilder.store.cache import Store
+    from envbuilder.targets.model import Environment, KnownFile, Release, Target
+
+_CPYTHONS = [(3, minor) for minor in range(11, 16)]  # those that a target's `python` may speak of
+
+
+def resolve(target: Target, release_name: str, release: Release, *, store: Store, settings: Settings, console: Console) -> Lock:
+    """Resolve both environments of a release. Raises LockError with the resolver's own explanation when nothing fits."""
+    environments = {}
+    with tempfile.TemporaryDirectory(prefix="envbuilder-lock-") as folder:
+        stand_ins = Path(folder) / "known-files"
+        stand_ins.mkdir()
+        _make_stand_ins(release.known_files, stand_ins, store=store, settings=settings, console=console)
+        for name, environment in release.environments():
+            with console.step(f"resolve {name}") as step:
+                project = Path(folder) / name
+                project.mkdir()
+                resolver = _Resolver(target=target, release=release, project=project, stand_ins=stand_ins, store=store, settings=settings)
+                environments[name] = tuple(resolver.resolve(environment))
+                step.detail = f"{len(environments[name])} distributions"
+    version = run_uv(["--version"], cache=store.uv_cache, what="asking uv for its version", capture=True).stdout.split()[1]
+    return Lock(
+        target=target.name,
+        release=release_name,
+        platform=target.platform,
+        glibc=target.glibc,
+        python=target.python,
+        resolver=f"uv {version}",
+        intent=intent_of(target, release),
+        digest="",
+        environments=environments,
+    )
+
+
+def pythons_of(specifier: str) -> list[tuple[int, int]]:
+    """Return the CPython minor versions that a target's `python` admits."""
+    return [(major, minor) for major, minor in _CPYTHONS if SpecifierSet(specifier).contains(f"{major}.{minor}.99")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Resolver:
+    target: Target
+    release: Release
+    project: Path
+    stand_ins: Path
+    store: Store
+    settings: Settings
+
+    def resolve(self, environment: Environment) -> Iterator[LockedRequirement]:
+        (self.project / "pyproject.toml").write_text(self._pyproject(environment), encoding="utf-8")
+        options, variables = uv_arguments(self.settings)
+        try:
+            run_uv(
+                ["lock", "--project", self.project, "--find-links", self.stand_ins, *options],
+                cache=self.store.uv_cache,
+                what=f"resolving {self.project.name}",
+                variables=variables,
+            )
+        except ProgramError as error:
+            raise LockError(
+                f"nothing fits what {self.target.name} asks for in {self.project.name}", why=error.why, next=error.next
+            ) from error
+        export = ["export", "--project", self.project, "--frozen", "--no-hashes", "--no-emit-project", "--no-annotate", "--no-header"]
+        exported = run_uv(export, cache=self.store.uv_cache, what="exporting the lock", capture=True).stdout
+        files = self._files(tomllib.loads((self.project / "uv.lock").read_text(encoding="utf-8")))
+        for line in exported.splitlines():
+            requirement = Requirement(line)
+            version = next(iter(requirement.specifier)).version
+            name = canonicalize_name(requirement.name)
+            marker = str(requirement.marker or "")
+            yield LockedRequirement(name=name, version=version, marker=marker, files=tuple(self._best(name, version, files[name, version])))
+
+    def _pyproject(self, environment: Environment) -> str:
+        """A throwaway project that asks uv for exactly this environment, on exactly this platform, from wheels only."""
+        platform = f"sys_platform == 'linux' and platform_machine == '{self.target.machine}'"
+        lines = [
+            "[project]",
+            'name = "envbuilder-environment"',
+            'version = "0"',
+            f"requires-python = {json.dumps(self.target.python)}",
+            f"dependencies = {json.dumps(environment.requires)}",
+            "[tool.uv]",
+            f"environments = [{json.dumps(platform)}]",
+            f"required-environments = [{json.dumps(platform)}]",
+            "no-build = true",
+            f"constraint-dependencies = {json.dumps(environment.constraints)}",
+            f"exclude-dependencies = {json.dumps([exclusion.name for exclusion in environment.excludes])}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _files(self, locked: Mapping[str, Any]) -> dict[tuple[str, str], list[LockedFile]]:
+        """Return the wheels of uv's lock by distribution; a known file has the target's hash in place of its stand-in's."""
+        known = {file.filename: file for file in self.release.known_files}
+        files: defaultdict[tuple[str, str], list[LockedFile]] = defaultdict(list)
+        for package in locked["package"]:
+            for wheel in package.get("wheels", ()):
+                place = wheel.get("url") or wheel.get("path") or wheel["filename"]
+                filename = unquote(urlsplit(place).path).rpartition("/")[2]
+                if filename in known:
+                    file = LockedFile(filename=filename, sha256=known[filename].sha256, size=known[filename].size)
+                elif "hash" in wheel:
+                    file = LockedFile(filename=filename, sha256=wheel["hash"].removeprefix("sha256:"), size=wheel.get("size", 0))
+                else:  # a folder of wheels states no hashes
+                    path = self.project / place
+                    file = LockedFile(filename=filename, sha256=sha256_file(path), size=path.stat().st_size)
+                files[canonicalize_name(package["name"]), package["version"]].append(file)
+        return files
+
+    def _best(self, name: str, version: str, files: Sequence[LockedFile]) -> Iterator[LockedFile]:
+        by_name = {file.filename: file for file in files}
+        pythons = pythons_of(self.target.python)
+        chosen = {best_wheel(by_name, python=python, machine=self.target.machine, glibc=self.target.glibc) for python in pythons} - {None}
+        if not chosen:
+            raise LockError(
+                f"{name} {version} has no wheel for glibc {self.target.glibc} on {self.target.machine}",
+                why=f"Its wheels: {', '.join(sorted(by_name)) or 'none'}.",
+                next="Raise `glibc` in the target, or constrain the distribution to a version with such a wheel.",
+            )
+        yield from sorted((by_name[filename] for filename in chosen if filename), key=lambda file: file.filename)
+
+
+def _make_stand_ins(known: Iterable[KnownFile], folder: Path, *, store: Store, settings: Settings, console: Console) -> None:
+    """Make for each known file a wheel of its name with nothing but metadata, for the resolver to read.
+
+    The wheels of one version have the same metadata for every Python, so the one that can be had speaks for all.
+    """
+    versions: defaultdict[tuple[str, str], list[KnownFile]] = defaultdict(list)
+    for file in known:
+        project, version, _, _ = parse_wheel_filename(file.filename)
+        versions[project, str(version)].append(file)
+    for (project, _), files in versions.items():
+        metadata = _metadata_of_any(project, files, store=store, settings=settings, console=console)
+        for file in files:
+            stem = "-".join(file.filename.split("-")[:2])
+            tags = "-".join(file.filename.removesuffix(".whl").split("-")[-3:])
+            with zipfile.ZipFile(folder / file.filename, "w") as archive:
+                archive.writestr(f"{stem}.dist-info/METADATA", metadata)
+                archive.writestr(
+                    f"{stem}.dist-info/WHEEL", f"Wheel-Version: 1.0\nGenerator: envbuilder\nRoot-Is-Purelib: false\nTag: {tags}\n"
+                )
+                archive.writestr(f"{stem}.dist-info/RECORD", "")
+
+
+def _metadata_of_any(project: str, files: Sequence[KnownFile], *, store: Store, settings: Settings, console: Console) -> bytes:
+    refused: LockError | None = None
+    for file in files:
+        wanted = Wanted(project=project, filename=file.filename, sha256=file.sha256, size=file.size)
+        try:
+            fetch([wanted], store=store, settings=settings, console=console)
+        except (LockError, ProgramError):
+            raise
+        except Exception as error:  # noqa: BLE001 - any source may fail in its own way; the next file may be there
+            refused = LockError(
+                f"none of the known files of {project} can be had",
+                why=str(error),
+                next="Name a folder that has one of them in PIP_FIND_LINKS.",
+            )
+            continue
+        with zipfile.ZipFile(store.path(file.sha256, file.filename)) as archive:
+            name = next(member for member in archive.namelist() if member.endswith(".dist-info/METADATA"))
+            return archive.read(name)
+    raise refused or LockError(f"no known files of {project}")

@@ -1,0 +1,202 @@
+"""What a target is: the platform, the releases that can be built for it, and what must hold in each environment.
+
+A target is one TOML file. It is read at the boundary by pydantic, strictly: an unknown key is an error that names
+the nearest known one. A *release* is a vLLM version with the world that fits it; an *environment* is one of its
+two halves, `serve` and `quantize` (no llmcompressor release shares vLLM's pin of compressed-tensors).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from envbuilder.errors import ConfigurationError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+SCHEMA = "envbuilder/target/1"
+EnvironmentName: TypeAlias = Literal["serve", "quantize"]
+ENVIRONMENTS: tuple[EnvironmentName, ...] = ("serve", "quantize")
+
+
+def _requirement(text: str) -> str:
+    try:
+        Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"not a requirement: {error}") from error
+    return text
+
+
+def _specifier(text: str) -> str:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+def _wheel_name(text: str) -> str:
+    try:
+        parse_wheel_filename(text)
+    except InvalidWheelFilename as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+_Requirement: TypeAlias = Annotated[str, AfterValidator(_requirement)]
+_Specifier: TypeAlias = Annotated[str, AfterValidator(_specifier)]
+Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"))
+
+
+class VersionGate(_Model):
+    """A distribution is there, in a version that fits."""
+
+    kind: Literal["version"]
+    distribution: str
+    specifier: _Specifier
+    why: str
+
+
+class TorchBuildGate(_Model):
+    """torch is this very build: `version` with its local part, and the CUDA it was built for (none for a CPU build)."""
+
+    kind: Literal["torch-build"]
+    version: str
+    cuda: str | None = None
+    why: str
+
+
+class ArchitectureGate(_Model):
+    """vLLM's registry knows a model architecture."""
+
+    kind: Literal["architecture"]
+    architecture: str
+    why: str
+
+
+Gate: TypeAlias = Annotated[VersionGate | TorchBuildGate | ArchitectureGate, Field(discriminator="kind")]
+
+
+class Exclusion(_Model):
+    """A distribution that is left out though something requires it, and why that is right."""
+
+    name: str
+    reason: str
+
+
+class ExpectedAbi(_Model):
+    """A verdict of the ABI check that is known and harmless: a path pattern below site-packages, and why."""
+
+    path: str
+    verdict: str
+    reason: str
+
+
+class KnownFile(_Model):
+    """A wheel that the locking machine may not reach, named by hash, with where the hash was read."""
+
+    filename: Annotated[str, AfterValidator(_wheel_name)]
+    sha256: Sha256
+    size: int = 0
+    source: str
+
+
+class Environment(_Model):
+    """One half of a release."""
+
+    requires: tuple[_Requirement, ...]
+    constraints: tuple[_Requirement, ...] = ()
+    excludes: tuple[Exclusion, ...] = ()
+    overlays: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    expected_abi: tuple[ExpectedAbi, ...] = ()
+
+
+class Release(_Model):
+    """A vLLM version with the world that fits it."""
+
+    vllm: Literal["source", "published"]
+    torch_backend: str | None = None
+    serve: Environment
+    quantize: Environment
+    known_files: tuple[KnownFile, ...] = ()
+
+    def environments(self) -> Iterator[tuple[EnvironmentName, Environment]]:
+        yield "serve", self.serve
+        yield "quantize", self.quantize
+
+
+class Target(_Model):
+    """What can be built, for which machine. `glibc` is the newest that the target's machines are sure to have."""
+
+    schema_: Literal["envbuilder/target/1"] = Field(alias="schema")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    summary: str
+    platform: Literal["linux/x86_64", "linux/aarch64"]
+    glibc: Annotated[str, Field(pattern=r"^2\.\d+$")]
+    python: _Specifier
+    device: Literal["cpu", "cuda"]
+    default_release: str
+    releases: Mapping[str, Release]
+
+    @model_validator(mode="after")
+    def _default_release_exists(self) -> Target:
+        if self.default_release not in self.releases:
+            raise ValueError(f"default-release {self.default_release!r} is not among the releases")
+        return self
+
+    @property
+    def machine(self) -> str:
+        """The machine's name in `platform.machine()` and in wheel tags."""
+        return self.platform.removeprefix("linux/")
+
+    def release(self, name: str | None) -> tuple[str, Release]:
+        """Return the release of that name, or the default one."""
+        chosen = name or self.default_release
+        if chosen not in self.releases:
+            raise UnknownNameError("release", chosen, self.releases, why=f"Target {self.name} has no such release.")
+        return chosen, self.releases[chosen]
+
+
+def read_target(path: Path) -> Target:
+    """Read a target's TOML file. Raises ConfigurationError, with every fault in it, its place and the nearest known key."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML", why=str(error)) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}", why=error.strerror or str(error)) from error
+    try:
+        return Target.model_validate(data)
+    except ValidationError as error:
+        faults = "\n".join(_explain(detail) for detail in error.errors())
+        raise ConfigurationError(f"{path} is not a target", why=faults, next="docs/targets.md lists every key.") from error
+
+
+def _explain(detail: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] != "extra_forbidden":
+        return f"{place}: {detail['msg']}"
+    key = str(detail["loc"][-1])
+    near = difflib.get_close_matches(key, _known_keys(), n=1)
+    return f"{place}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _known_keys() -> list[str]:
+    models = (Target, Release, Environment, VersionGate, TorchBuildGate, ArchitectureGate, Exclusion, ExpectedAbi, KnownFile)
+    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
