@@ -51,10 +51,9 @@ class Progress:
         now = time.monotonic()
         if now - self._printed_at >= _PLAIN_INTERVAL_S:
             self._printed_at = now
-            self._console.line(f"  {self._label}: {self._shown(self._done)} of {self._shown(self._total)}")
-
-    def _shown(self, amount: int) -> str:
-        return human_size(amount) if self._unit == "bytes" else f"{amount} {self._unit}"
+            in_bytes = self._unit == "bytes"
+            shown = f"{human_size(self._done)} of {human_size(self._total)}" if in_bytes else f"{self._done} of {self._total} {self._unit}"
+            self._console.line(f"  {self._label}: {shown}")
 
 
 @dataclass

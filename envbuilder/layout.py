@@ -13,8 +13,8 @@ class Layout:
     out: Path
 
     @classmethod
-    def of(cls, out: str | None, target: str) -> Layout:
-        return cls(Path(out or Path(".envbuilder") / target).absolute())
+    def of(cls, out: str | Path) -> Layout:
+        return cls(Path(out).absolute())
 
     def environment(self, name: str) -> Path:
         return self.out / "envs" / name
@@ -32,6 +32,11 @@ class Layout:
     @property
     def smoke(self) -> Path:
         return self.out / "smoke.json"
+
+    @property
+    def canary(self) -> Path:
+        """The smoke test's tiny model, as it was made (`base`) and quantized (`quantized`)."""
+        return self.out / "canary"
 
     @property
     def stages(self) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 import sys
 import threading
 from dataclasses import dataclass
@@ -38,13 +40,24 @@ class Interpreter:
     version: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """An environment that was made: a name that no other one has, its files, and their bytes."""
+
+    identity: str
+    files: int
+    bytes: int
+
+
 def find_interpreter(specifier: str, *, store: Store) -> Interpreter:
     """Return a Python that a target admits: the one that runs envbuilder if it fits, else what uv finds on this machine."""
     own = ".".join(map(str, sys.version_info[:3]))
     if SpecifierSet(specifier).contains(own):
         return Interpreter(path=getattr(sys, "_base_executable", None) or sys.executable, version=own)
     try:
-        path = run_uv(["python", "find", specifier, "--no-project"], cache=store.uv_cache, what="looking for a Python", capture=True).stdout.strip()
+        path = run_uv(
+            ["python", "find", specifier, "--no-project"], cache=store.uv_cache, what="looking for a Python", capture=True
+        ).stdout.strip()
         show = ["python", "find", path, "--show-version", "--no-project"]
         version = run_uv(show, cache=store.uv_cache, what="asking Python for its version", capture=True).stdout.strip()
     except ProgramError as error:
@@ -61,43 +74,53 @@ def assemble(
     environment: Environment,
     wheels: Sequence[LockedWheel],
     *,
-    key: str,
     interpreter: Interpreter,
     layout: Layout,
     store: Store,
     console: Console,
-) -> None:
-    """Make one environment. Raises HashMismatchError if a stored wheel was damaged (it is removed), VerificationError otherwise."""
+) -> Made:
+    """Make one environment, in the place of the one that was there.
+
+    Raises HashMismatchError if a stored wheel was damaged (it is removed from the store), VerificationError if what
+    was installed is not what was asked for, or is not determined by it.
+    """
     goal, fresh = layout.environment(name), layout.scratch / name
     log = layout.log(f"assemble-{name}")
     with storage_errors(goal):
         log.write_bytes(b"")
         goal.parent.mkdir(parents=True, exist_ok=True)
         remove_tree(fresh)
-        run_uv(["venv", "--relocatable", "--python", interpreter.path, "--no-project", fresh], cache=store.uv_cache, what=f"making envs/{name}", log=log)
+        run_uv(
+            ["venv", "--relocatable", "--python", interpreter.path, "--no-project", fresh],
+            cache=store.uv_cache,
+            what=f"making envs/{name}",
+            log=log,
+        )
         site = find_site(fresh)
         assert site is not None  # noqa: S101 - uv just made it
         _install(name, wheels, fresh, site=site, layout=layout, store=store, console=console, log=log)
         _check_content(name, wheels, site)
         for overlay in environment.overlays:
             overlays.install(overlay, site)
-        write_json(fresh / _MARKER, {"schema": "envbuilder/environment/1", "name": name, "key": key})
+        made = _measure(fresh)
+        write_json(fresh / _MARKER, {"schema": "envbuilder/environment/1", "name": name, "identity": made.identity})
         old = layout.scratch / f"{name}.old"
         if goal.exists():
             goal.replace(old)
         fresh.replace(goal)
         remove_tree(old)
+    return made
 
 
-def is_intact(layout: Layout, name: str, key: str, wheels: Sequence[LockedWheel]) -> bool:
-    """Whether an environment is the one that was made with that key and still holds what it was made of, by a cheap look."""
+def is_intact(layout: Layout, name: str, identity: str, wheels: Sequence[LockedWheel]) -> bool:
+    """Whether an environment is the one that a record speaks of and still holds what it was made of, by a cheap look."""
     environment = layout.environment(name)
     try:
-        made_with = json.loads((environment / _MARKER).read_bytes())["key"]
+        marker = json.loads((environment / _MARKER).read_bytes())["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     site = find_site(environment)
-    return made_with == key and site is not None and layout.python(name).exists() and _differences(wheels, site) == []
+    return marker == identity and site is not None and layout.python(name).exists() and _differences(wheels, site) == []
 
 
 def _install(
@@ -113,7 +136,9 @@ def _install(
 ) -> None:
     pairs = [(wheel.file.sha256, wheel.file.filename) for wheel in wheels]
     requirements = layout.scratch / f"{name}.txt"
-    requirements.write_text("".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.file.sha256}\n" for wheel in wheels), encoding="utf-8")
+    requirements.write_text(
+        "".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.file.sha256}\n" for wheel in wheels), encoding="utf-8"
+    )
     command: list[str | Path] = ["pip", "sync", requirements, "--python", environment / "bin" / "python", "--strict"]
     command += ["--require-hashes", "--no-index", "--find-links", store.link_folder(pairs), "--no-build", "--offline"]
     try:
@@ -131,7 +156,11 @@ def _install(
 
 def _check_content(name: str, wheels: Sequence[LockedWheel], site: Path) -> None:
     if differences := _differences(wheels, site):
-        raise VerificationError(f"envs/{name} is not what the lock says", why="\n".join(differences), next="Please report this: uv installed something else than it was told.")
+        raise VerificationError(
+            f"envs/{name} is not what the lock says",
+            why="\n".join(differences),
+            next="Please report this: uv installed something else than it was told.",
+        )
     shared = {path: names for path, names in owners(site).items() if len(names) > 1 and not path.startswith("../")}
     if shared:
         path, names = next(iter(shared.items()))
@@ -172,3 +201,8 @@ def _progress(console: Console, name: str, total: int, site: Path) -> Iterator[N
         finally:
             done.set()
             thread.join()
+
+
+def _measure(environment: Path) -> Made:
+    sizes = [os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(environment) for name in names]  # noqa: PTH118 - 30,000 of them
+    return Made(identity=secrets.token_hex(8), files=len(sizes), bytes=sum(sizes))

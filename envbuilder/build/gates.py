@@ -64,7 +64,11 @@ def _check(environment: str, gate: Gate, site: Path) -> GateResult:
         case ArchitectureGate():
             module = vllm_module_of(site, gate.architecture)
             holds = module is not None
-            subject, expected, shown = gate.architecture, "in vLLM's registry", f"vllm.model_executor.models.{module}" if module else "unknown to it"
+            subject, expected, shown = (
+                gate.architecture,
+                "in vLLM's registry",
+                f"vllm.model_executor.models.{module}" if module else "unknown to it",
+            )
         case _:
             assert_never(gate)
     return GateResult(environment=environment, subject=subject, expected=expected, found=shown, holds=holds, why=gate.why)

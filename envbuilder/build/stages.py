@@ -18,7 +18,7 @@ from envbuilder.errors import EnvbuilderError
 from envbuilder.files import digest_of, remove_tree, storage_errors, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from envbuilder.console import Console, Step
     from envbuilder.layout import Layout
@@ -65,12 +65,14 @@ class Chain:
 
     def run(self, stage: Stage) -> Result:
         """Run a stage, or keep what it made before. What it raises ends the build; its record is then not written."""
-        key = digest_of({
-            "stage": stage.name,
-            "revision": stage.revision,
-            "inputs": stage.inputs,
-            "after": {name: self.outcomes[name].key for name in stage.after},
-        })
+        key = digest_of(
+            {
+                "stage": stage.name,
+                "revision": stage.revision,
+                "inputs": stage.inputs,
+                "after": {name: self.outcomes[name].key for name in stage.after},
+            }
+        )
         if kept := self._recorded(stage, key):
             self.outcomes[stage.name] = kept
             return kept.result
@@ -80,20 +82,26 @@ class Chain:
             result = stage.run(step)
         record = {"key": key, "seconds": round(step.seconds, 2), "detail": step.detail, "result": result}
         write_json(path, record)
-        self.outcomes[stage.name] = Outcome(name=stage.name, status="done", key=key, seconds=step.seconds, detail=step.detail, result=result)
+        self.outcomes[stage.name] = Outcome(
+            name=stage.name, status="done", key=key, seconds=step.seconds, detail=step.detail, result=result
+        )
         return result
 
     def skip(self, name: str, why: str) -> None:
         """Note that a stage is not run, and why; it stands in every report as such."""
         self.console.line(f"- {name:<18}   not run  {why}")
-        self.outcomes[name] = Outcome(name=name, status="not-run", key=digest_of(["not-run", name, why]), seconds=0.0, detail=why, result={})
+        self.outcomes[name] = Outcome(
+            name=name, status="not-run", key=digest_of(["not-run", name, why]), seconds=0.0, detail=why, result={}
+        )
 
     def _recorded(self, stage: Stage, key: str) -> Outcome | None:
         try:
             record = json.loads((self.layout.stages / f"{stage.name}.json").read_bytes())
             if record["key"] != key or not stage.intact(record["result"]):
                 return None
-            return Outcome(name=stage.name, status="kept", key=key, seconds=record["seconds"], detail=record["detail"], result=record["result"])
+            return Outcome(
+                name=stage.name, status="kept", key=key, seconds=record["seconds"], detail=record["detail"], result=record["result"]
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # no record, or none that can be read: the stage runs
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envbuilder.commands import options
 from envbuilder.errors import LockError
 from envbuilder.files import human_size
 
@@ -27,9 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from envbuilder.locking.model import intent_of, read_lock, write_lock
-    from envbuilder.targets.catalogue import lock_folder, resolve_target
+    from envbuilder.targets.catalogue import lock_folder
 
-    target, path = resolve_target(args.target)
+    target, path = options.chosen_target(args.target)
     name, release = target.release(args.release)
     folder = lock_folder(path, target, name)
     if args.check:

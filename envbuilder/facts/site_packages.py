@@ -100,7 +100,10 @@ def _constants(path: Path) -> dict[str, object]:
     values: dict[str, object] = {}
     for node in tree.body if tree else ():
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value)) | ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=value)):
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value))
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=value))
+            ):
                 values[name] = value
             case _:
                 pass

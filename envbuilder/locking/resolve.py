@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from envbuilder.errors import LockError, ProgramError
+from envbuilder.errors import FetchError, HashMismatchError, LockError, ProgramError
 from envbuilder.files import sha256_file
 from envbuilder.locking.model import Lock, LockedFile, LockedRequirement, intent_of
 from envbuilder.locking.tags import best_wheel
@@ -84,9 +84,10 @@ class _Resolver:
     def resolve(self, environment: Environment) -> Iterator[LockedRequirement]:
         (self.project / "pyproject.toml").write_text(self._pyproject(environment), encoding="utf-8")
         options, variables = uv_arguments(self.settings)
+        lock: list[str | Path] = ["lock", "--project", self.project, "--find-links", self.stand_ins]
         try:
             run_uv(
-                ["lock", "--project", self.project, "--find-links", self.stand_ins, *options],
+                [*lock, *options],
                 cache=self.store.uv_cache,
                 what=f"resolving {self.project.name}",
                 variables=variables,
@@ -95,7 +96,16 @@ class _Resolver:
             raise LockError(
                 f"nothing fits what {self.target.name} asks for in {self.project.name}", why=error.why, next=error.next
             ) from error
-        export = ["export", "--project", self.project, "--frozen", "--no-hashes", "--no-emit-project", "--no-annotate", "--no-header"]
+        export: list[str | Path] = [
+            "export",
+            "--project",
+            self.project,
+            "--frozen",
+            "--no-hashes",
+            "--no-emit-project",
+            "--no-annotate",
+            "--no-header",
+        ]
         exported = run_uv(export, cache=self.store.uv_cache, what="exporting the lock", capture=True).stdout
         files = self._files(tomllib.loads((self.project / "uv.lock").read_text(encoding="utf-8")))
         for line in exported.splitlines():
@@ -162,7 +172,7 @@ def _make_stand_ins(known: Iterable[KnownFile], folder: Path, *, store: Store, s
     versions: defaultdict[tuple[str, str], list[KnownFile]] = defaultdict(list)
     for file in known:
         project, version, _, _ = parse_wheel_filename(file.filename)
-        versions[project, str(version)].append(file)
+        versions[str(project), str(version)].append(file)
     for (project, _), files in versions.items():
         metadata = _metadata_of_any(project, files, store=store, settings=settings, console=console)
         for file in files:
@@ -177,21 +187,19 @@ def _make_stand_ins(known: Iterable[KnownFile], folder: Path, *, store: Store, s
 
 
 def _metadata_of_any(project: str, files: Sequence[KnownFile], *, store: Store, settings: Settings, console: Console) -> bytes:
-    refused: LockError | None = None
+    refusals = []
     for file in files:
         wanted = Wanted(project=project, filename=file.filename, sha256=file.sha256, size=file.size)
         try:
             fetch([wanted], store=store, settings=settings, console=console)
-        except (LockError, ProgramError):
-            raise
-        except Exception as error:  # noqa: BLE001 - any source may fail in its own way; the next file may be there
-            refused = LockError(
-                f"none of the known files of {project} can be had",
-                why=str(error),
-                next="Name a folder that has one of them in PIP_FIND_LINKS.",
-            )
+        except (FetchError, HashMismatchError) as error:
+            refusals.append(error.why)
             continue
         with zipfile.ZipFile(store.path(file.sha256, file.filename)) as archive:
             name = next(member for member in archive.namelist() if member.endswith(".dist-info/METADATA"))
             return archive.read(name)
-    raise refused or LockError(f"no known files of {project}")
+    raise LockError(
+        f"none of the known files of {project} can be had",
+        why="\n".join(refusals),
+        next="The resolver needs the metadata of one of them: name a folder that has it in PIP_FIND_LINKS.",
+    )

@@ -24,7 +24,7 @@ import urllib3
 from packaging.utils import parse_wheel_filename
 
 from envbuilder.errors import FetchError, HashMismatchError, ProgramError, StorageError
-from envbuilder.files import disk_full, human_size, remove_tree, sha256_file, storage_errors
+from envbuilder.files import human_size, remove_tree, sha256_file, storage_errors
 from envbuilder.store.index import Offer, SourceUnreachableError, describe, local_path, offers_of_index, offers_of_links
 from envbuilder.store.settings import Place, Settings
 from envbuilder.uv import run_uv
@@ -230,7 +230,7 @@ class _Fetcher:
         """Put the offered file together at `partial`, proved by its hash."""
         if path := offer.path:
             self._copy(path, item, partial)
-            return
+            return None
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._download(offer.location, item, partial)

@@ -52,13 +52,3 @@ def lock_folder(target_file: Path, target: Target, release: str) -> Path:
     installed = _PACKAGE.parent / "_lockfiles"  # in the wheel; in a checkout they are at the top
     root = installed if installed.is_dir() else _PACKAGE.parent.parent / "lockfiles"
     return root / target.name / release
-
-
-def resolve_target(name: str | None) -> tuple[Target, Path]:
-    """Return the named target, or without a name the one that fits this machine."""
-    return find_target(name or fitting_target())
-
-
-def fitting_target() -> str:
-    """Return the name of the target that fits this machine."""
-    return "cpu"

@@ -123,6 +123,7 @@ class Environment(_Model):
     constraints: tuple[_Requirement, ...] = ()
     excludes: tuple[Exclusion, ...] = ()
     overlays: tuple[str, ...] = ()
+    variables: Mapping[str, str] = {}
     gates: tuple[Gate, ...] = ()
     expected_abi: tuple[ExpectedAbi, ...] = ()
 

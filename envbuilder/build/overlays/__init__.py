@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from envbuilder.errors import UnknownNameError
-from envbuilder.files import write_atomic
+from envbuilder.files import sha256_file, write_atomic
 
 _HERE = Path(__file__).parent
 
 
 def names() -> list[str]:
     return sorted(path.stem for path in _HERE.glob("[!_]*.py"))
+
+
+def digest(name: str) -> str:
+    """Return the sha256 of an overlay's source, which is all that it depends on."""
+    if name not in names():
+        raise UnknownNameError("overlay", name, names())
+    return sha256_file(_HERE / f"{name}.py")
 
 
 def install(name: str, site_packages: Path) -> list[str]:

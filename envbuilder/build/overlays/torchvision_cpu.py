@@ -15,23 +15,23 @@ import sys
 
 # The signatures of torchvision/csrc/ops/nms.cpp and quantized/cpu/qnms_kernel.cpp.
 _SCHEMAS = tuple(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms"))
-_kept = []  # a torch.library.Library takes its definitions with it when it is collected
+_kept: list[object] = []  # a torch.library.Library takes its definitions with it when it is collected
 
 
 class _BeforeTorchvision:
     """A finder that finds nothing: it only learns that torchvision is about to be imported."""
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ANN001, ANN202, ARG002 - importlib's protocol; no typing at start-up
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - importlib's protocol
         if name == "torchvision":
             sys.meta_path.remove(self)
             _define_operators()
 
 
-def _define_operators():  # noqa: ANN202 - see above
-    import torch  # noqa: PLC0415 - only a process that wants torchvision pays for torch
+def _define_operators() -> None:
+    import torch  # type: ignore[import-not-found]  # noqa: PLC0415 - only who wants torchvision pays for torch
 
     if torch.version.cuda is None:
-        library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901 - kept, see _kept
+        library = torch.library.Library("torchvision", "DEF")
         for schema in _SCHEMAS:
             library.define(schema)
         _kept.append(library)

@@ -1,0 +1,52 @@
+"""manifest.json: what was built, exactly. The same inputs give the same bytes: no time, no path, no speed stands in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from envbuilder import __version__
+from envbuilder.files import sha256_file, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from envbuilder.build.plan import Plan
+    from envbuilder.build.stages import Result
+    from envbuilder.facts.site_packages import TorchBuild
+    from envbuilder.targets.model import EnvironmentName
+
+SCHEMA = "envbuilder/manifest/1"
+
+
+def write_manifest(plan: Plan, results: Mapping[str, Result], builds: Mapping[EnvironmentName, TorchBuild | None]) -> str:
+    """Write the manifest of a finished build; return its sha256."""
+    document = {
+        "schema": SCHEMA,
+        "envbuilder": __version__,
+        "target": plan.target.name,
+        "release": plan.release_name,
+        "platform": plan.target.platform,
+        "python": plan.interpreter.version,
+        "lock": f"sha256:{plan.lock.digest}",
+        "vllm": plan.release.vllm,
+        "environments": {name: _environment(plan, name, builds[name]) for name, _ in plan.release.environments()},
+        "gates": results["gates"]["gates"],
+        "abi": results["abi"],
+        "smoke": results.get("smoke", {}),
+    }
+    write_json(plan.layout.manifest, document)
+    return sha256_file(plan.layout.manifest)
+
+
+def _environment(plan: Plan, name: EnvironmentName, build: TorchBuild | None) -> dict[str, Any]:
+    environment = getattr(plan.release, name)
+    return {
+        "torch": None if build is None else {"version": build.version, "cuda": build.cuda},
+        "variables": dict(environment.variables),
+        "overlays": list(environment.overlays),
+        "left_out": {exclusion.name: exclusion.reason for exclusion in environment.excludes},
+        "distributions": [
+            {"name": wheel.name, "version": wheel.version, "file": wheel.file.filename, "sha256": wheel.file.sha256}
+            for wheel in plan.wheels(name)
+        ],
+    }

@@ -1,0 +1,177 @@
+"""The build of a target: a flat list of stages over one plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envbuilder.binaries.abi import check_environment
+from envbuilder.build import gates, overlays
+from envbuilder.build.assemble import assemble, is_intact
+from envbuilder.build.manifest import write_manifest
+from envbuilder.build.smoke_stages import SmokeStages
+from envbuilder.build.stages import Chain, Result, Stage, exclusive
+from envbuilder.errors import AbiError
+from envbuilder.facts.site_packages import find_site, torch_build
+from envbuilder.files import human_size
+from envbuilder.store.fetch import Wanted, fetch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from envbuilder.binaries.verdicts import AbiReport
+    from envbuilder.build.plan import Plan
+    from envbuilder.build.stages import Outcome
+    from envbuilder.console import Console, Step
+    from envbuilder.targets.model import Environment, EnvironmentName
+
+
+def build(plan: Plan, console: Console) -> list[Outcome]:
+    """Carry out a plan; return how each stage ended. Raises EnvbuilderError at the first stage that fails."""
+    with exclusive(plan.layout, console):
+        pipeline = _Pipeline(plan=plan, console=console, chain=Chain(layout=plan.layout, console=console))
+        pipeline.run()
+    return list(pipeline.chain.outcomes.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pipeline:
+    plan: Plan
+    console: Console
+    chain: Chain
+
+    def run(self) -> None:
+        self._fetch()
+        for name, environment in self.plan.release.environments():
+            self._assemble(name, environment)
+        self._gates()
+        self._abi()
+        smoke = SmokeStages(plan=self.plan, chain=self.chain, console=self.console)
+        smoke.run()
+        self._manifest()
+
+    # -- the environments ----------------------------------------------------------------------------------------
+
+    def _wanted(self) -> list[Wanted]:
+        wheels = {wheel.file.sha256: wheel for name, _ in self.plan.release.environments() for wheel in self.plan.wheels(name)}
+        return [Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size) for it in wheels.values()]
+
+    def _fetch(self) -> None:
+        plan, wanted = self.plan, self._wanted()
+
+        def run(step: Step) -> Result:
+            report = fetch(
+                wanted,
+                store=plan.store,
+                settings=plan.settings,
+                console=self.console,
+                offline=plan.offline,
+                torch_backend=plan.release.torch_backend,
+            )
+            step.detail = f"{len(wanted)} wheels, {human_size(report.added_bytes)} fetched, {report.present} in the store"
+            return {"files": len(wanted), "bytes": sum(item.size for item in wanted)}
+
+        def intact(_: Result) -> bool:
+            return all(plan.store.find(item.sha256, item.filename, size=item.size) for item in wanted)
+
+        self.chain.run(Stage(name="fetch", inputs=sorted(item.sha256 for item in wanted), run=run, intact=intact))
+
+    def _assemble(self, name: EnvironmentName, environment: Environment) -> None:
+        plan, wheels = self.plan, self.plan.wheels(name)
+        inputs = {
+            "wheels": sorted(wheel.file.sha256 for wheel in wheels),
+            "overlays": {overlay: overlays.digest(overlay) for overlay in environment.overlays},
+            "python": [plan.interpreter.path, plan.interpreter.version],
+        }
+
+        def run(step: Step) -> Result:
+            made = assemble(
+                name, environment, wheels, interpreter=plan.interpreter, layout=plan.layout, store=plan.store, console=self.console
+            )
+            step.detail = f"{len(wheels)} distributions, {human_size(made.bytes)} in {made.files} files"
+            return {"made": made.identity, "bytes": made.bytes, "files": made.files}
+
+        def intact(result: Result) -> bool:
+            return is_intact(plan.layout, name, result["made"], wheels)
+
+        self.chain.run(Stage(name=f"assemble-{name}", inputs=inputs, run=run, intact=intact))
+
+    def _site(self, name: EnvironmentName) -> Path:
+        site = find_site(self.plan.layout.environment(name))
+        assert site is not None  # noqa: S101 - the stage before made it, or saw it intact
+        return site
+
+    # -- the proofs that need no run -----------------------------------------------------------------------------
+
+    def _gates(self) -> None:
+        named = list(self.plan.release.environments())
+
+        def run(step: Step) -> Result:
+            results = [result for name, environment in named for result in gates.check_gates(name, environment.gates, self._site(name))]
+            gates.require(results)
+            step.detail = f"{len(results)} hold: " + ", ".join(
+                dict.fromkeys(f"{it.subject} {it.found}" for it in results if it.environment == "serve")
+            )
+            return {"gates": [result.as_dict() for result in results]}
+
+        inputs = {name: [gate.model_dump() for gate in environment.gates] for name, environment in named}
+        self.chain.run(Stage(name="gates", inputs=inputs, after=("assemble-serve", "assemble-quantize"), run=run))
+
+    def _abi(self) -> None:
+        named = list(self.plan.release.environments())
+
+        def run(step: Step) -> Result:
+            reports = {name: self._check_abi(name, environment) for name, environment in named}
+            _require_abi(reports)
+            counts = {name: len(report.extensions) for name, report in reports.items()}
+            expected = sum(extension.expected is not None for report in reports.values() for extension in report.extensions)
+            step.detail = ", ".join(f"{count} extensions in {name}" for name, count in counts.items()) + (
+                f"; {expected} faults are expected" if expected else ""
+            )
+            return {name: _abi_summary(report) for name, report in reports.items()}
+
+        inputs = {name: [expected.model_dump() for expected in environment.expected_abi] for name, environment in named}
+        self.chain.run(Stage(name="abi", inputs=inputs, after=("assemble-serve", "assemble-quantize"), run=run))
+
+    def _check_abi(self, name: EnvironmentName, environment: Environment) -> AbiReport:
+        return check_environment(self._site(name), expected=[(it.path, it.verdict, it.reason) for it in environment.expected_abi])
+
+    # -- the record ----------------------------------------------------------------------------------------------
+
+    def _manifest(self) -> None:
+        plan = self.plan
+
+        def run(step: Step) -> Result:
+            builds = {name: torch_build(self._site(name)) for name, _ in plan.release.environments()}
+            results = {name: outcome.result for name, outcome in self.chain.outcomes.items()}
+            digest = write_manifest(plan, results, builds)
+            step.detail = f"sha256:{digest[:16]}…"
+            return {"sha256": digest}
+
+        inputs = {
+            "target": plan.target.name,
+            "release": [plan.release_name, plan.release.model_dump(mode="json")],
+            "lock": plan.lock.digest,
+            "interpreter": plan.interpreter.version,
+        }
+        after = tuple(self.chain.outcomes)
+        self.chain.run(Stage(name="manifest", inputs=inputs, after=after, run=run, intact=lambda _: plan.layout.manifest.is_file()))
+
+
+def _require_abi(reports: dict[EnvironmentName, AbiReport]) -> None:
+    faults = [(name, report) for name, report in reports.items() if not report.ok]
+    if faults:
+        raise AbiError(
+            f"{sum(extension.fails for _, report in faults for extension in report.extensions)} extension modules would not load",
+            why="\n".join(f"envs/{name}: {cause.text}" for name, report in faults for cause in report.causes),
+            next="`envbuilder abi` on that environment shows every symbol and library.",
+        )
+
+
+def _abi_summary(report: AbiReport) -> dict[str, Any]:
+    return {
+        "torch": None if report.torch is None else {"version": report.torch.version, "cuda": report.torch.cuda},
+        "extensions": [
+            {"path": it.path, "verdict": it.verdict, **({"expected": it.expected} if it.expected else {})} for it in report.extensions
+        ],
+    }

@@ -1,0 +1,42 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from envbuilder.targets.model import Target
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target", metavar="T", help="a target's name, or the path of its TOML file (default: the one that fits this machine)"
+    )
+
+
+def add_release(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--release", metavar="R", help="a release of the target (default: the target's own default)")
+
+
+def chosen_target(name: str | None) -> tuple[Target, Path]:
+    """Return the target that was asked for, or the one that fits this machine, and its file."""
+    from envbuilder.targets.catalogue import find_target
+
+    return find_target(name or fitting_target())
+
+
+def default_out(target: str) -> str:
+    """Return the output folder of a target when no --out is given."""
+    return f".envbuilder/{target}"
+
+
+def fitting_target() -> str:
+    """Return the name of the target that fits this machine."""
+    from envbuilder.facts.detect import detect_target
+    from envbuilder.targets.catalogue import target_files
+
+    name, _ = detect_target()
+    return name if name in target_files() else "cpu"
