@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder import process
+from envbuilder import files, process
 from envbuilder.errors import ProgramError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 INSIDE = Path(__file__).parent / "inside"
 _PROBE_TIMEOUT_S = 60.0
+
+_MACHINES = {62: "x86_64", 183: "aarch64"}  # EM_X86_64, EM_AARCH64
 
 _COMMON = {
     "HF_HUB_OFFLINE": "1",  # nothing is downloaded: a name that is not a folder is an error at once
@@ -47,6 +49,7 @@ def variables(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def probe(python: Path, *, log: Path) -> Environment:
     """Ask an environment what it is. Raises ProgramError where its interpreter does not run on this machine."""
+    make_room(log)
     done = process.run(
         [python, INSIDE / "probe.py"], log=log, env=variables(), capture=True, timeout_s=_PROBE_TIMEOUT_S, what="asking the environment"
     )
@@ -54,6 +57,25 @@ def probe(python: Path, *, log: Path) -> Environment:
         return Environment(**json.loads(done.stdout))
     except (ValueError, TypeError) as error:
         raise ProgramError(f"{python} did not say what it is", why=done.stdout[-500:], next=f"Log: {log}") from error
+
+
+def make_room(log: Path) -> None:
+    """Make the folder that a log lies in."""
+    with files.storage_errors(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+
+
+def elf_machine(program: Path) -> str:
+    """Return what kind of machine an ELF program is for; "unknown" where it is none (elf(5): e_machine)."""
+    try:
+        with program.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return "unknown"
+    if head[:4] != b"\x7fELF" or len(head) < 20:
+        return "unknown"
+    number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
+    return _MACHINES.get(number, f"machine {number}")
 
 
 def told(error: EnvbuilderError) -> str:

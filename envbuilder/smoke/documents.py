@@ -17,14 +17,14 @@ _TEXTS = ("bf16", "quantized", "served", "served_chat")
 def not_run(reason: str, *, device: Device) -> dict[str, Any]:
     """Return the document for a target that this machine cannot try (another machine's environment, no GPU)."""
     stage = Stage(status=Status.NOT_RUN, reason=reason)
-    return document(QuantizeResult(stage=stage), ServeResult(serve=stage, decode=stage, device=device))
+    return document(QuantizeResult(stage=stage, device=device), ServeResult(serve=stage, decode=stage, device=device))
 
 
 def document(quantized: QuantizeResult, served: ServeResult | None) -> dict[str, Any]:
     """Put the two results together. Without `served`, serving was not tried because quantizing had failed."""
     if served is None:
         stage = Stage(status=Status.NOT_RUN, reason="there is no quantized model to serve")
-        served = ServeResult(serve=stage, decode=stage, device=Device.CPU)
+        served = ServeResult(serve=stage, decode=stage, device=quantized.device)
     measured = quantized.measured
     decoded = {**(measured.decoded if measured else {}), **served.decoded}
     stages = {"quantize": quantized.stage, "serve": served.serve, "decode": served.decode}

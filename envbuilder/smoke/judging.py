@@ -25,7 +25,7 @@ RELOAD_FINDING = Finding(
     name="transformers-reload-loses-patch-dense",
     text=(
         "transformers, reloading this checkpoint, drops the packed weight of the vision patch_dense and computes with"
-        " random numbers instead. The file is right (checked), text is not affected, vLLM reads the file itself."
+        " whatever numbers it finds instead. Text is not affected, and the file is not: it is checked by itself."
         " Cause: the compressed-tensors quantizer's conversion `.weight_packed$ -> weight`, meant for experts, also"
         " matches this key; the fallback that rescues every other layer looks up the key's name on disk, which for"
         f" this layer alone ({VISION_ON_DISK}) is not its name in the model ({VISION_IN_MODEL})."
@@ -61,6 +61,18 @@ def judge_texts(expected: str, decoded: Mapping[str, str], names: tuple[str, ...
     """Return what is wrong with each of the named texts. A text that is absent is wrong."""
     found = ((name, difference(expected, decoded.get(name, ""))) for name in names)
     return tuple(f"the {name.replace('_', ' ')} model's text is not the expected one: {wrong}" for name, wrong in found if wrong)
+
+
+def advice(decoded: Mapping[str, str], expected: str, *, gpu: bool) -> str:
+    """Say where to look when a served text is wrong, though the same checkpoint was exact under transformers."""
+    if decoded.get("served") == expected:
+        return "Completions are right and chat is wrong: look at chat_template.jinja, which must begin with bos_token."
+    if gpu:
+        return (
+            "The checkpoint is right (transformers reads it exactly), so suspect the GPU's FP4 kernel:"
+            " `envbuilder gpu-code` on the serve environment, then `envbuilder explain vllm-fp4-garbage`."
+        )
+    return "The checkpoint is right (transformers reads it exactly): suspect how the server loads it; its log names the kernels."
 
 
 def judge_quantization(measured: Measured, expected: str) -> Verdict:

@@ -52,14 +52,13 @@ def quantize(request: QuantizeRequest, console: Console) -> QuantizeResult:
     stage = Stage(status=status, seconds=round(time.monotonic() - started, 1), reason=reason, next=remedy if reason else "")
     for finding in verdict.findings:
         console.line(f"  note: {finding.name} (known; smoke.json says more)")
-    return QuantizeResult(stage=stage, measured=measured, findings=verdict.findings)
+    return QuantizeResult(stage=stage, device=request.device, measured=measured, findings=verdict.findings)
 
 
 def _measure(request: QuantizeRequest, *, argv: list[Path], env: dict[str, str]) -> Measured:
     files.remove_tree(request.work)
-    request.log.parent.mkdir(parents=True, exist_ok=True)
+    children.make_room(request.log)
     asked = {
-        "out": str(request.work),
         "prompt": PROMPT,
         "answer": ANSWER,
         "steps": 0 if request.control is Control.RANDOM_WEIGHTS else _MOST_STEPS,

@@ -100,6 +100,7 @@ class Measured:
 @dataclass(frozen=True, kw_only=True)
 class QuantizeResult:
     stage: Stage
+    device: Device = Device.CPU
     prompt: str = PROMPT
     expected: str = ANSWER
     measured: Measured | None = None

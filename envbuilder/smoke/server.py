@@ -92,7 +92,7 @@ def command(*, python: Path, model: Path, work: Path, device: Device) -> Command
 @contextlib.contextmanager
 def started(argv: tuple[str, ...], *, env: Mapping[str, str], log: Path) -> Iterator[Server]:
     """Start a server under its guard; whatever happens inside, it and all that it started are gone afterwards."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    children.make_room(log)
     with log.open("ab") as sink:
         sink.write(f"$ {process.replay_line(argv, env=env)}\n".encode())
         sink.flush()

@@ -81,6 +81,8 @@ def decode(result: ServeResult, client: Client, *, remedy: str) -> ServeResult:
             speed = round(warm.tokens / warm.seconds, 1)
     except EnvbuilderError as error:
         reason = children.told(error)
+    if decoded:
+        remedy = f"{judging.advice(decoded, ANSWER, gpu=result.device is Device.CUDA)}\n{remedy}"
     status = Status.FAILED if reason else Status.PASSED
     stage = Stage(status=status, seconds=_since(begun), reason=reason, next=remedy if reason else "")
     return replace(result, decode=stage, decoded=decoded, tokens_per_second=speed)

@@ -1,8 +1,8 @@
 """Make the canary: a tiny Gemma4Unified model that knows one sentence, quantized to NVFP4A16. Measures, judges nothing.
 
-Runs under the quantize environment's interpreter: `python canary.py REQUEST.json`. The request names `out` (a folder
-that gets `base/`, `quantized/` and `result.json`), `prompt`, `answer`, `steps` (the most to train) and `bos` (whether
-the chat template emits the token that the model was trained to start with).
+Runs under the quantize environment's interpreter: `python canary.py FOLDER/request.json`. The request names `prompt`,
+`answer`, `steps` (the most to train) and `bos` (whether the chat template emits the token that the model was trained to
+start with). The folder gets `base/`, `quantized/` and `result.json`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Laps:
 
 def main() -> None:
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    out = Path(request["out"])
+    out = Path(sys.argv[1]).absolute().parent
     base, quantized = out / "base", out / "quantized"
     laps = Laps()
     import torch
