@@ -1,0 +1,149 @@
+"""Finding things in an installed environment: its shared objects, which of them are extensions, and its torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuilder.binaries.verdicts import TorchInfo
+from envbuilder.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
+_TAGGED = re.compile(r"\.(?:cpython-(?P<cpython>\d+t?)[^.]*|(?P<stable>abi3t?)|(?P<other>pypy\d+|graalpy\w*)[^.]*)\.so$")
+_VERSION = re.compile(r"^__version__\s*=\s*['\"]([^'\"\n]+)['\"]", re.MULTILINE)
+_CUDA = re.compile(r"^cuda\b[^=\n]*=\s*(?:None|['\"]([^'\"\n]+)['\"])", re.MULTILINE)
+_MAX_VERSION_FILE = 1 << 16
+# What torch/__init__.py loads by full path after its global dependencies (_preload_cuda_deps), in its order, as far as
+# it finds them: vLLM's spinloop and DeepGEMM find libnvrtc that way and no other.
+_PRELOADED = ("cublasLt", "cublas", "cudnn", "nvrtc", "nvrtc-builtins", "cudart", "cupti", "cufft", "curand")
+_PRELOADED_TOO = ("nvJitLink", "cusparse", "cusparseLt", "cusolver", "nccl", "nvshmem_host", "cufile")
+# Of these no torch library speaks, so a torch without its dependencies beside it does not name them.
+_UNNAMED = ("nvrtc", "nvJitLink", "cupti")
+TORCH_LIBRARY = re.compile(r"lib(torch|c10)(_\w+)?\.so$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchBuild:
+    """A torch on disk. `modules`: its own extension and libraries; `visible`: what it loads for all to see (RTLD_GLOBAL).
+
+    `preloaded`: CUDA libraries that it loads by path. `assumed`: sonames that are taken to be there, because this is a
+    torch without its dependencies beside it (`bare`: a wheel, or a lib folder alone).
+    """
+
+    info: TorchInfo
+    lib: str
+    modules: tuple[str, ...]
+    visible: tuple[str, ...]
+    preloaded: tuple[str, ...]
+    cuda_folders: tuple[str, ...]
+    bare: bool
+    assumed: frozenset[str]
+
+
+def shared_objects(root: Path) -> Iterator[str]:
+    """Yield the paths of all files named like shared objects, in no order. Links to folders are not followed."""
+    pending = [str(root)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if ".so" in entry.name and _SHARED_OBJECT.search(entry.name) and not entry.is_dir():
+                        yield entry.path
+                    elif entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+        except OSError:
+            continue  # a folder that vanished, or may not be read: what is in it cannot be imported either
+
+
+def python_tag(path: str) -> str | None:
+    """Return "311" for an extension of CPython 3.11, "abi3" for any CPython, "pypy310" and the like; None without a tag."""
+    match = _TAGGED.search(path)
+    return match["cpython"] or match["stable"] or match["other"] if match else None
+
+
+def interpreter_of(site_packages: Path, paths: Iterable[str]) -> str | None:
+    """Return the tag ("311") of the interpreter an environment is for: from its path, else the most frequent one."""
+    for part in reversed(site_packages.parts):
+        if match := re.fullmatch(r"python(\d)\.(\d+)(t?)", part):
+            return "".join(match.groups())
+    counts = Counter(tag for path in paths if (tag := python_tag(path)) and tag[0].isdigit())
+    return max(sorted(counts), key=counts.__getitem__, default=None)
+
+
+def site_packages_of(path: Path) -> Path:
+    """Return the site-packages folder meant by a folder: itself, or that of the virtual environment at it."""
+    inside = sorted(path.glob("lib/python3*/site-packages"))
+    if len(inside) > 1:
+        raise ConfigurationError(
+            f"{path} holds several environments", why=", ".join(str(p.relative_to(path)) for p in inside), next="Name one of them."
+        )
+    return inside[0] if inside else path
+
+
+def locate_torch(site_packages: Path) -> TorchBuild | None:
+    """Return the torch of an environment, or None."""
+    lib = site_packages / "torch" / "lib"
+    return _build(lib, bare=False) if lib.is_dir() else None
+
+
+def torch_at(path: Path) -> TorchBuild:
+    """Return the torch meant by a path: an environment, a `torch` folder, a `torch/lib` folder.
+
+    Raises ConfigurationError if there is none.
+    """
+    for lib in (site_packages_of(path) / "torch" / "lib", path / "lib", path):
+        if (lib / "libc10.so").is_file():
+            return _build(lib, bare=lib.parent.name != "torch" or not (lib.parent.parent / "nvidia").is_dir())
+    raise ConfigurationError(
+        f"no torch at {path}", why="There is no torch/lib/libc10.so.", next="Name an environment, a torch wheel, or a torch/lib folder."
+    )
+
+
+def _build(lib: Path, *, bare: bool) -> TorchBuild:
+    lib = lib.absolute()
+    package = lib.parent
+    info = _info(lib)
+    names = ("libtorch_python.so", "libtorch.so", "libtorch_cuda.so", "libtorch_cpu.so", "libc10_cuda.so", "libc10.so")
+    modules = [*sorted(str(path) for path in package.glob("_C.*.so"))[:1], *(str(lib / name) for name in names if (lib / name).is_file())]
+    global_deps = lib / "libtorch_global_deps.so"
+    cuda_folders = tuple(sorted(map(str, package.parent.glob("nvidia/*/lib"))))
+    bare = bare and not cuda_folders
+    major = (info.cuda or "").partition(".")[0]
+    return TorchBuild(
+        info=info,
+        lib=str(lib),
+        modules=tuple(modules),
+        visible=(str(global_deps),) if global_deps.is_file() else (),
+        preloaded=tuple(_preloaded(cuda_folders)) if info.cuda else (),
+        cuda_folders=cuda_folders,
+        bare=bare,
+        assumed=frozenset(f"lib{name}.so.{major}" for name in _UNNAMED) if bare and info.cuda else frozenset(),
+    )
+
+
+def _preloaded(cuda_folders: Iterable[str]) -> Iterator[str]:
+    listings = {folder: sorted(path.name for path in Path(folder).iterdir()) for folder in cuda_folders}
+    for stem in (*_PRELOADED, *_PRELOADED_TOO):
+        pattern = re.compile(rf"lib{re.escape(stem)}\.so\..*[0-9]")
+        found = (f"{folder}/{name}" for folder, names in listings.items() for name in names if pattern.fullmatch(name))
+        path = next(found, None)
+        if path is None:
+            return  # torch gives up at the first that is absent, in silence
+        yield path
+
+
+def _info(lib: Path) -> TorchInfo:
+    try:
+        with (lib.parent / "version.py").open("rb") as file:
+            text = file.read(_MAX_VERSION_FILE).decode("utf-8", "replace")
+    except OSError:
+        return TorchInfo(version=None, cuda="unknown" if (lib / "libtorch_cuda.so").is_file() else None, source=str(lib))
+    version, cuda = _VERSION.search(text), _CUDA.search(text)
+    return TorchInfo(version=version[1] if version else None, cuda=cuda[1] if cuda else None, source=str(lib.parent))

@@ -1,0 +1,30 @@
+"""Faults that are real and hurt nobody: files in popular wheels that do not load on a base system, and are not missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envbuilder.binaries.verdicts import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedFault:
+    """A fault that is known and accepted: which files (a glob, relative to site-packages), which verdict, and why."""
+
+    path: str
+    verdict: Verdict
+    reason: str
+
+
+EVERYWHERE = (
+    ExpectedFault(
+        path="numba/np/ufunc/omppool.*.so",
+        verdict=Verdict.MISSING_LIBRARY,
+        reason="one of numba's three threading layers; it takes another where there is no OpenMP runtime",
+    ),
+    ExpectedFault(
+        path="cuda/tile/_cext.*.so",
+        verdict=Verdict.MISSING_LIBRARY,
+        reason="linked against a shared libpython, which Debian's interpreter is not; only users of cuda.tile import it",
+    ),
+)

@@ -1,0 +1,287 @@
+"""The dynamic loader's rules, applied to files: which libraries a file pulls in, and which of its symbols nobody defines.
+
+Modelled on glibc (elf/dl-load.c, dl-lookup.c; ld.so(8)) as CPython uses it: an extension is opened with RTLD_NOW and
+RTLD_LOCAL, so its references are looked up among the global scope, itself and the libraries it needs, transitively;
+a needed name that is already loaded is taken as it is, wherever it lies. That last rule is how vLLM finds libtorch and
+libcudart, which its own RUNPATH does not reach: torch is imported first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf_path, read_symbols_path
+from envbuilder.binaries.layout import MalformedElfError
+from envbuilder.binaries.symbols import owned_by_runtime
+from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from envbuilder.binaries.environment import TorchBuild
+    from envbuilder.binaries.system import System
+
+SYSTEM, DRIVER, ASSUMED = "system", "driver", "with torch's dependencies"
+# Loaded with the interpreter, before anything else: a copy under the same soname (torchvision ships one) never wins.
+_ALWAYS_LOADED = frozenset({"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2", "libdl.so.2", "libpthread.so.0"})
+
+
+class Catalog:
+    """Reads each file and each folder once. A file that cannot be read has the machine None."""
+
+    def __init__(self) -> None:
+        self._elves: dict[str, ElfFile | MalformedElfError] = {}
+        self._symbols: dict[str, SymbolTable] = {}
+        self._folders: dict[str, frozenset[str]] = {}
+
+    def elf(self, path: str) -> ElfFile:
+        """Raises MalformedElfError, as often as it is asked for."""
+        known = self._elves.get(path)
+        if known is None:
+            try:
+                known = read_elf_path(path)
+            except MalformedElfError as error:
+                known = error
+            except OSError as error:
+                known = MalformedElfError(error.strerror or str(error), is_elf=False)
+            self._elves[path] = known
+        if isinstance(known, MalformedElfError):
+            raise known
+        return known
+
+    def symbols(self, path: str) -> SymbolTable:
+        """Raises MalformedElfError."""
+        if path not in self._symbols:
+            try:
+                self._symbols[path] = read_symbols_path(path)
+            except OSError as error:
+                raise MalformedElfError(error.strerror or str(error), is_elf=False) from error
+        return self._symbols[path]
+
+    def readable(self, path: str) -> bool:
+        """Tell whether a file is an ELF file that keeps its word."""
+        try:
+            self.elf(path)
+        except MalformedElfError:
+            return False
+        return True
+
+    def has(self, folder: str, name: str) -> bool:
+        """Tell whether a folder has a file of that name; one listing answers for all names."""
+        names = self._folders.get(folder)
+        if names is None:
+            try:
+                names = frozenset(os.listdir(folder))  # noqa: PTH208 - names are wanted, of 200 folders, not Path objects
+            except OSError:
+                names = frozenset()
+            self._folders[folder] = names
+        return name in names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependency:
+    """A needed soname, who needs it, and where it was found: a path, SYSTEM, DRIVER, ASSUMED, or None."""
+
+    soname: str
+    needed_by: str
+    found: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closure:
+    """A file and all libraries that are loaded because of it, in the loader's order (breadth first)."""
+
+    members: tuple[str, ...]
+    dependencies: tuple[Dependency, ...]
+
+    def missing(self) -> tuple[Dependency, ...]:
+        return tuple(dependency for dependency in self.dependencies if dependency.found is None)
+
+    def places(self) -> frozenset[str | None]:
+        return frozenset(dependency.found for dependency in self.dependencies)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unresolved:
+    """A symbol that nobody in scope defines; `needed_by` is the file that asks for it."""
+
+    reference: Reference
+    needed_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What is loaded before an extension is: names that are taken as they are, and files whose symbols all can see.
+
+    `assumed`: sonames that are taken to be there although no file of that name is (a torch wheel's CUDA libraries).
+    """
+
+    loaded: Mapping[str, str] = field(default_factory=dict)
+    visible: tuple[str, ...] = ()
+    assumed: frozenset[str] = frozenset()
+
+
+class Loader:
+    """Resolves files of one machine on one system, in a process that has loaded something already."""
+
+    def __init__(
+        self, catalog: Catalog, system: System, *, machine: str, process: Process | None = None, fallback: Iterable[str] = ()
+    ) -> None:
+        self._catalog, self._system, self._machine = catalog, system, machine
+        self._process = process or Process()
+        self._settled = frozenset(self._process.loaded.values())
+        self._fallback = tuple(fallback)
+
+    def closure(self, root: str) -> Closure:
+        """Follow the needed names of a file. Raises MalformedElfError if the file itself cannot be read."""
+        loaded = dict(self._process.loaded)
+        members = [root]
+        dependencies: list[Dependency] = []
+        queue: deque[tuple[str, tuple[str, ...]]] = deque([(root, ())])
+        self._note(loaded, root)
+        while queue:
+            path, inherited = queue.popleft()
+            elf = self._catalog.elf(path)
+            rpath = () if elf.runpath else (*_expand(elf.rpath, path), *inherited)
+            folders = _expand(elf.runpath, path) if elf.runpath else rpath
+            for soname in elf.needed:
+                found = self._locate(soname, loaded, folders)
+                dependencies.append(Dependency(soname=soname, needed_by=path, found=found))
+                if found is None or found in {SYSTEM, DRIVER, ASSUMED} or found in members:
+                    continue
+                members.append(found)
+                self._note(loaded, found)
+                queue.append((found, rpath))
+        return Closure(members=tuple(members), dependencies=tuple(dependencies))
+
+    def unresolved(self, closure: Closure) -> tuple[Unresolved, ...]:
+        """Return the strong references that nobody defines, of the root and of what is newly loaded for it."""
+        scope = dict.fromkeys((*closure.members, *self._process.visible))
+        rest: list[Unresolved] = []
+        for number, path in enumerate(closure.members):
+            if number == 0 or path not in self._settled:
+                rest += [Unresolved(reference=reference, needed_by=path) for reference in self._missing(path, scope, closure)]
+        return tuple(rest)
+
+    def refused_versions(self, closure: Closure) -> tuple[tuple[str, str, str], ...]:
+        """Return (soname, version, needed by) for each version that the library which was found does not define."""
+        newly = [path for number, path in enumerate(closure.members) if number == 0 or path not in self._settled]
+        found = {(dependency.needed_by, dependency.soname): dependency.found for dependency in closure.dependencies}
+        return tuple(
+            (need.library, need.version, path)
+            for path in newly
+            for need in self._catalog.elf(path).requires
+            if not need.weak and not self._defines(found.get((path, need.library)), need.version)
+        )
+
+    def _defines(self, found: str | None, version: str) -> bool:
+        match found:
+            case None:
+                return True  # absent altogether, and told as such
+            case path if path in {DRIVER, ASSUMED}:
+                return True  # not here to be asked
+            case path if path == SYSTEM:
+                return self._system.defines(version)
+            case path:
+                provides = self._catalog.elf(path).provides
+                return not provides or version in provides  # without any version the loader only warns
+
+    def _missing(self, path: str, scope: Iterable[str], closure: Closure) -> list[Reference]:
+        plain: dict[str, Reference] = {}
+        versioned: list[Reference] = []
+        for reference in self._catalog.symbols(path).undefined:
+            if reference.weak or python_symbol(reference.name):
+                continue
+            if reference.version is None:
+                plain[reference.name] = reference
+            elif not self._is_systems(reference.library, closure):
+                versioned.append(reference)
+        rest = plain.keys() - self._catalog.symbols(path).defined
+        for provider in scope:
+            if not rest and not versioned:
+                break
+            symbols = self._catalog.symbols(provider)
+            rest -= symbols.defined
+            versioned = [reference for reference in versioned if not _satisfies(symbols, reference)]
+        return [reference for reference in (*(plain[name] for name in sorted(rest)), *versioned) if not self._brought(reference, closure)]
+
+    def _is_systems(self, library: str | None, closure: Closure) -> bool:
+        """Tell whether a versioned reference goes to a base library: those are judged by version, not by name."""
+        return library in self._system.sonames and all(
+            dependency.found == SYSTEM for dependency in closure.dependencies if dependency.soname == library
+        )
+
+    def _brought(self, reference: Reference, closure: Closure) -> bool:
+        """Tell whether a symbol without a definition in any file here comes from outside: system, driver, torch's CUDA."""
+        name = reference.name
+        places = closure.places()
+        if reference.version is None and (
+            owned_by_runtime(name) or named_by_system(name, {d.soname for d in closure.dependencies if d.found == SYSTEM})
+        ):
+            return True
+        if DRIVER in places and driver_symbol(name):
+            return True
+        return ASSUMED in places and not name.startswith("_Z")
+
+    def _locate(self, soname: str, loaded: Mapping[str, str], folders: Iterable[str]) -> str | None:
+        if soname in _ALWAYS_LOADED and soname in self._system.sonames:
+            return SYSTEM
+        if soname in loaded:
+            return loaded[soname]
+        for folder in (*folders, *self._fallback):
+            if self._catalog.has(folder, soname) and self._fits(path := f"{folder}/{soname}"):
+                return path
+        if soname in self._system.sonames:
+            return SYSTEM
+        if soname in DRIVER_SONAMES:
+            return DRIVER
+        return ASSUMED if soname in self._process.assumed else None
+
+    def _fits(self, path: str) -> bool:
+        """Tell whether the loader would take a file; one of another machine it passes over in silence."""
+        try:
+            return self._catalog.elf(path).machine == self._machine
+        except MalformedElfError:
+            return False
+
+    def _note(self, loaded: dict[str, str], path: str) -> None:
+        """From now on both the file's name and its soname stand for it."""
+        loaded.setdefault(path.rpartition("/")[2], path)
+        if soname := self._catalog.elf(path).soname:
+            loaded.setdefault(soname, path)
+
+
+def process_with(torch: TorchBuild, catalog: Catalog, system: System, *, machine: str) -> Process:
+    """Return what is loaded after `import torch`: its libraries and theirs, and the CUDA libraries it loads by path."""
+    loader = Loader(catalog, system, machine=machine, fallback=torch.cuda_folders)
+    closures: dict[str, Closure] = {}
+    for root in (*torch.visible, *torch.preloaded, *torch.modules):
+        with contextlib.suppress(MalformedElfError):  # whoever needs this file will not find it loaded
+            closures[root] = loader.closure(root)
+    loaded: dict[str, str] = {}
+    for path in (path for closure in closures.values() for path in closure.members):
+        loaded.setdefault(path.rpartition("/")[2], path)
+        if soname := catalog.elf(path).soname:
+            loaded.setdefault(soname, path)
+    missing = {dependency.soname for closure in closures.values() for dependency in closure.missing()}
+    return Process(
+        loaded=loaded,
+        visible=tuple(dict.fromkeys(path for root in torch.visible if root in closures for path in closures[root].members)),
+        assumed=torch.assumed | missing if torch.bare else frozenset(),
+    )
+
+
+def _satisfies(symbols: SymbolTable, reference: Reference) -> bool:
+    if not symbols.versioned:
+        return reference.name in symbols.defined
+    return f"{reference.name}@{reference.version}" in symbols.defined or f"{reference.name}@" in symbols.defined
+
+
+def _expand(paths: Iterable[str], origin: str) -> tuple[str, ...]:
+    """Replace $ORIGIN by the folder of the file, and make the path one that compares."""
+    folder = origin.rpartition("/")[0] or "/"
+    return tuple(os.path.normpath(path.replace("${ORIGIN}", folder).replace("$ORIGIN", folder)) for path in paths)

@@ -1,0 +1,83 @@
+"""Bytes at an offset, wherever they lie: in a file, in memory, later in a zip or behind HTTP range requests.
+
+Reading by position and not by mapping on purpose: a mapped file that another process truncates kills the reader
+with SIGBUS, and mapped pages count as this process's memory. One ELF needs about ten small reads.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+
+class OutOfRangeError(ValueError):
+    """Bytes were asked for that are not there."""
+
+
+class ByteSource(Protocol):
+    """Something with a length that can be read at any place."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes. Raises OutOfRangeError."""
+        ...
+
+
+class MemorySource:
+    """Bytes that are already here."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > len(self._data):
+            raise OutOfRangeError(f"{length} bytes at {offset} of {len(self._data)}")
+        return self._data[offset : offset + length]
+
+
+class FileSource:
+    """A file, open as long as the `with` block lasts."""
+
+    def __init__(self, path: Path | str) -> None:
+        # O_NONBLOCK: a named pipe called x.so must not hang the walk of an environment.
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._size = os.fstat(self._fd).st_size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise OutOfRangeError(f"{length} bytes at {offset} of {self._size}")
+        data = os.pread(self._fd, length, offset)
+        if len(data) != length:
+            data += self._rest(offset + len(data), length - len(data))
+        return data
+
+    def _rest(self, offset: int, length: int) -> bytes:
+        """Go on after a short read (2 GiB limit of one call, a signal), or say that the file has shrunk."""
+        pieces = []
+        while length:
+            piece = os.pread(self._fd, length, offset)
+            if not piece:
+                raise OutOfRangeError(f"{length} bytes at {offset}: the file became shorter")
+            pieces.append(piece)
+            offset, length = offset + len(piece), length - len(piece)
+        return b"".join(pieces)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._fd)

@@ -1,0 +1,102 @@
+"""What the system under an environment brings: glibc, the C++ runtime, zlib; what only the driver brings; the interpreter.
+
+An environment for aarch64 is looked at on x86_64, where no aarch64 glibc lies, so the system is a model: which
+sonames there are, and up to which symbol version. The model can also be read from a real root folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from envbuilder.binaries.elf import read_elf_path
+from envbuilder.binaries.layout import MalformedElfError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+# The driver's own libraries: absent from every environment, they come with the GPU.
+DRIVER_SONAMES = frozenset({"libcuda.so.1", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1", "libnvoptix.so.1"})
+_DRIVER_SYMBOL = re.compile(r"(?:cu|nvml|cuvid)[A-Z]")
+_PYTHON_SYMBOL = re.compile(r"_*Py[A-Z_]")
+_GOMP = re.compile(r"(?:GOMP|omp|GOACC|acc)_")
+_VERSION = re.compile(r"([A-Z]+)_(\d+(?:\.\d+)*)")
+
+_GLIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libanl.so.1")
+_LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
+_RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libatomic.so.1", "libz.so.1")
+BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A base system: its libraries by soname, and the highest version of each family of symbol versions."""
+
+    name: str
+    sonames: frozenset[str] = BASE_SONAMES
+    ceilings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def defines(self, version: str) -> bool:
+        """Tell whether a version such as GLIBC_2.34 exists here; a family without a ceiling is taken to."""
+        match = _VERSION.fullmatch(version)
+        if match is None or match[1] not in self.ceilings:
+            return True
+        return _numbers(match[2]) <= self.ceilings[match[1]]
+
+
+# Debian 12: glibc 2.36, GCC 12.2. An image stands on it; DGX OS (Ubuntu 24.04) has newer ones.
+DEBIAN_12 = System(name="Debian 12", ceilings={"GLIBC": (2, 36), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13), "GCC": (12, 0, 0)})
+
+
+def driver_symbol(name: str) -> bool:
+    return _DRIVER_SYMBOL.match(name) is not None
+
+
+def python_symbol(name: str) -> bool:
+    """Tell whether the interpreter brings a symbol: it is in the global scope before any extension is loaded."""
+    return _PYTHON_SYMBOL.match(name) is not None
+
+
+def named_by_system(name: str, sonames: Collection[str]) -> bool:
+    """Tell whether the base system defines a name that is asked for without a version, `sonames` being loaded of it.
+
+    Such references are in files that were linked without `-ldl` or `-lm` (cffi, PIL and zmq in their wheels), and to
+    libraries that give no versions to their oldest names (zlib).
+    """
+    return (
+        name in _names("glibc")
+        or ("libz.so.1" in sonames and name in _names("zlib"))
+        or ("libgomp.so.1" in sonames and _GOMP.match(name) is not None)
+    )
+
+
+@functools.cache
+def _names(library: str) -> frozenset[str]:
+    """Names that Debian 12's glibc and libgcc (or zlib) define on both architectures, read from their .dynsym."""
+    return frozenset(resources.files("envbuilder.binaries").joinpath(f"data/{library}-names.txt").read_text(encoding="ascii").split())
+
+
+def read_system(root: Path, *, machine: str) -> System:
+    """Read the base libraries of a root folder: `/`, or that of a container's file system."""
+    triplet = f"{machine}-linux-gnu"
+    folders = [root / part for part in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib", "usr/lib")]
+    found: set[str] = set()
+    ceilings: dict[str, tuple[int, ...]] = {}
+    for path in (folder / soname for folder in folders for soname in sorted(BASE_SONAMES)):
+        try:
+            if path.name in found or not path.is_file() or (elf := read_elf_path(path)).machine != machine:
+                continue
+        except (MalformedElfError, OSError):
+            continue
+        found.add(path.name)
+        for match in filter(None, map(_VERSION.fullmatch, elf.provides)):
+            ceilings[match[1]] = max(ceilings.get(match[1], ()), _numbers(match[2]))
+    return System(name=str(root), sonames=frozenset(found), ceilings=ceilings)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
