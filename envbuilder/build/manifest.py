@@ -11,15 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from envbuilder.build.plan import Plan
-    from envbuilder.build.stages import Result
     from envbuilder.facts.site_packages import TorchBuild
     from envbuilder.targets.model import EnvironmentName
 
 SCHEMA = "envbuilder/manifest/1"
 
 
-def write_manifest(plan: Plan, results: Mapping[str, Result], builds: Mapping[EnvironmentName, TorchBuild | None]) -> str:
-    """Write the manifest of a finished build; return its sha256."""
+def write_manifest(plan: Plan, builds: Mapping[EnvironmentName, TorchBuild | None], *, proofs: Mapping[str, Any]) -> str:
+    """Write the manifest of a finished build; return its sha256. `proofs` are its gates, ABI verdicts and smoke test."""
     document = {
         "schema": SCHEMA,
         "envbuilder": __version__,
@@ -30,9 +29,7 @@ def write_manifest(plan: Plan, results: Mapping[str, Result], builds: Mapping[En
         "lock": f"sha256:{plan.lock.digest}",
         "vllm": plan.release.vllm,
         "environments": {name: _environment(plan, name, builds[name]) for name, _ in plan.release.environments()},
-        "gates": results["gates"]["gates"],
-        "abi": results["abi"],
-        "smoke": results.get("smoke", {}),
+        **proofs,
     }
     write_json(plan.layout.manifest, document)
     return sha256_file(plan.layout.manifest)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from envbuilder.binaries.abi import check_environment
+from envbuilder.binaries.known import ExpectedFault
+from envbuilder.binaries.system import DEBIAN_12
+from envbuilder.binaries.verdicts import Verdict
 from envbuilder.build import gates, overlays
 from envbuilder.build.assemble import assemble, is_intact
 from envbuilder.build.manifest import write_manifest
-from envbuilder.build.smoke_stages import SmokeStages
+from envbuilder.build.smoke_stages import SmokeStages, in_manifest
 from envbuilder.build.stages import Chain, Result, Stage, exclusive
 from envbuilder.errors import AbiError
 from envbuilder.facts.site_packages import find_site, torch_build
@@ -17,12 +24,14 @@ from envbuilder.files import human_size
 from envbuilder.store.fetch import Wanted, fetch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from envbuilder.binaries.verdicts import AbiReport
     from envbuilder.build.plan import Plan
     from envbuilder.build.stages import Outcome
     from envbuilder.console import Console, Step
+    from envbuilder.locking.model import LockedWheel
     from envbuilder.targets.model import Environment, EnvironmentName
 
 
@@ -46,9 +55,8 @@ class _Pipeline:
             self._assemble(name, environment)
         self._gates()
         self._abi()
-        smoke = SmokeStages(plan=self.plan, chain=self.chain, console=self.console)
-        smoke.run()
-        self._manifest()
+        smoke = SmokeStages(plan=self.plan, chain=self.chain, console=self.console).run()
+        self._manifest(in_manifest(smoke))
 
     # -- the environments ----------------------------------------------------------------------------------------
 
@@ -88,7 +96,7 @@ class _Pipeline:
             made = assemble(
                 name, environment, wheels, interpreter=plan.interpreter, layout=plan.layout, store=plan.store, console=self.console
             )
-            step.detail = f"{len(wheels)} distributions, {human_size(made.bytes)} in {made.files} files"
+            step.detail = f"{_named(environment, wheels)}; {len(wheels)} distributions, {human_size(made.bytes)}"
             return {"made": made.identity, "bytes": made.bytes, "files": made.files}
 
         def intact(result: Result) -> bool:
@@ -123,28 +131,30 @@ class _Pipeline:
         def run(step: Step) -> Result:
             reports = {name: self._check_abi(name, environment) for name, environment in named}
             _require_abi(reports)
-            counts = {name: len(report.extensions) for name, report in reports.items()}
+            count = sum(len(report.extensions) for report in reports.values())
             expected = sum(extension.expected is not None for report in reports.values() for extension in report.extensions)
-            step.detail = ", ".join(f"{count} extensions in {name}" for name, count in counts.items()) + (
-                f"; {expected} faults are expected" if expected else ""
-            )
+            step.detail = f"{count} extension modules" + (f", {expected} of them known not to load" if expected else "")
             return {name: _abi_summary(report) for name, report in reports.items()}
 
         inputs = {name: [expected.model_dump() for expected in environment.expected_abi] for name, environment in named}
         self.chain.run(Stage(name="abi", inputs=inputs, after=("assemble-serve", "assemble-quantize"), run=run))
 
     def _check_abi(self, name: EnvironmentName, environment: Environment) -> AbiReport:
-        return check_environment(self._site(name), expected=[(it.path, it.verdict, it.reason) for it in environment.expected_abi])
+        expected = [ExpectedFault(path=it.path, verdict=Verdict(it.verdict), reason=it.reason) for it in environment.expected_abi]
+        brought = frozenset[str]().union(*(overlays.sonames(overlay) for overlay in environment.overlays))
+        system = dataclasses.replace(DEBIAN_12, sonames=DEBIAN_12.sonames | brought)
+        return check_environment(self._site(name), machine=self.plan.target.machine, system=system, expected=expected)
 
     # -- the record ----------------------------------------------------------------------------------------------
 
-    def _manifest(self) -> None:
+    def _manifest(self, smoke: dict[str, Any]) -> None:
         plan = self.plan
 
         def run(step: Step) -> Result:
             builds = {name: torch_build(self._site(name)) for name, _ in plan.release.environments()}
-            results = {name: outcome.result for name, outcome in self.chain.outcomes.items()}
-            digest = write_manifest(plan, results, builds)
+            digest = write_manifest(
+                plan, builds, proofs={**self.chain.outcomes["gates"].result, "abi": self.chain.outcomes["abi"].result, "smoke": smoke}
+            )
             step.detail = f"sha256:{digest[:16]}…"
             return {"sha256": digest}
 
@@ -156,6 +166,13 @@ class _Pipeline:
         }
         after = tuple(self.chain.outcomes)
         self.chain.run(Stage(name="manifest", inputs=inputs, after=after, run=run, intact=lambda _: plan.layout.manifest.is_file()))
+
+
+def _named(environment: Environment, wheels: Sequence[LockedWheel]) -> str:
+    """The versions of what the target asks for by name."""
+    versions = {wheel.name: wheel.version for wheel in wheels}
+    asked = [canonicalize_name(Requirement(text).name) for text in environment.requires]
+    return ", ".join(f"{name} {versions[name]}" for name in asked)
 
 
 def _require_abi(reports: dict[EnvironmentName, AbiReport]) -> None:

@@ -103,7 +103,7 @@ class ExpectedAbi(_Model):
     """A verdict of the ABI check that is known and harmless: a path pattern below site-packages, and why."""
 
     path: str
-    verdict: str
+    verdict: Literal["undefined-symbols", "missing-library", "wrong-machine", "incomplete-build", "not-elf"]
     reason: str
 
 
@@ -143,7 +143,11 @@ class Release(_Model):
 
 
 class Target(_Model):
-    """What can be built, for which machine. `glibc` is the newest that the target's machines are sure to have."""
+    """What can be built, for which machine.
+
+    `glibc` is the newest that the target's machines are sure to have; `cross_python` the minor version of Python that
+    an environment gets when it is assembled on another kind of machine (None: that is not offered).
+    """
 
     schema_: Literal["envbuilder/target/1"] = Field(alias="schema")
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -151,6 +155,7 @@ class Target(_Model):
     platform: Literal["linux/x86_64", "linux/aarch64"]
     glibc: Annotated[str, Field(pattern=r"^2\.\d+$")]
     python: _Specifier
+    cross_python: Annotated[str, Field(pattern=r"^3\.\d+$")] | None = None
     device: Literal["cpu", "cuda"]
     default_release: str
     releases: Mapping[str, Release]
