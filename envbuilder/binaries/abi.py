@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from envbuilder.binaries.system import System
 
 
+OVERLAY_FOLDER = "_envbuilder_lib"  # stand-ins for system libraries, which a build's overlays load before vLLM
 ANY_PYTHON = "any"  # a wheel may carry extensions for several
 
 
@@ -105,7 +106,7 @@ def _check(
 ) -> AbiReport:
     catalog = Catalog()
     machine = machine or _machine_of(catalog, paths, torch)
-    checker = _Checker(root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
+    checker = _Checker(paths=paths, root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
     python = python or interpreter_of(root, paths)
     skipped: list[Skipped] = []
     extensions: list[ExtensionReport] = []
@@ -141,9 +142,13 @@ def _machine_of(catalog: Catalog, paths: Sequence[str], torch: TorchBuild | None
 class _Checker:
     """Judges the extensions of one environment."""
 
-    def __init__(self, *, root: str, catalog: Catalog, system: System, machine: str | None, torch: TorchBuild | None) -> None:
+    def __init__(
+        self, *, paths: Sequence[str], root: str, catalog: Catalog, system: System, machine: str | None, torch: TorchBuild | None
+    ) -> None:
         self._root, self._catalog, self._machine, self._torch = root, catalog, machine, torch
-        process = process_with(torch, catalog, system, machine=machine) if torch and machine else Process()
+        overlay = f"{root}{OVERLAY_FOLDER}/"
+        stand_ins = [path for path in paths if path.startswith(overlay)]
+        process = process_with(torch, catalog, system, machine=machine, first=stand_ins) if machine else Process()
         self._loader = Loader(catalog, system, machine=machine or "", process=process)
         self._alone = Loader(catalog, system, machine=machine or "", fallback=torch.cuda_folders if torch else ())
         self._torch_own = frozenset(torch.modules) if torch else frozenset()

@@ -18,9 +18,9 @@ class ExpectedFault:
 
 EVERYWHERE = (
     ExpectedFault(
-        path="numba/np/ufunc/omppool.*.so",
+        path="numba/np/ufunc/[ot][mb][pb]pool.*.so",
         verdict=Verdict.MISSING_LIBRARY,
-        reason="one of numba's three threading layers; it takes another where there is no OpenMP runtime",
+        reason="one of numba's three threading layers; it takes its own where OpenMP's or TBB's library is absent",
     ),
     ExpectedFault(
         path="cuda/tile/_cext.*.so",

@@ -255,11 +255,14 @@ class Loader:
             loaded.setdefault(soname, path)
 
 
-def process_with(torch: TorchBuild, catalog: Catalog, system: System, *, machine: str) -> Process:
-    """Return what is loaded after `import torch`: its libraries and theirs, and the CUDA libraries it loads by path."""
-    loader = Loader(catalog, system, machine=machine, fallback=torch.cuda_folders)
+def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, machine: str, first: Iterable[str] = ()) -> Process:
+    """Return what is loaded after `import torch`: its libraries and theirs, and the CUDA libraries it loads by path.
+
+    `first`: libraries that the environment loads before all else.
+    """
     closures: dict[str, Closure] = {}
-    for root in (*torch.visible, *torch.preloaded, *torch.modules):
+    loader = Loader(catalog, system, machine=machine, fallback=torch.cuda_folders if torch else ())
+    for root in (*first, *((*torch.visible, *torch.preloaded, *torch.modules) if torch else ())):
         with contextlib.suppress(MalformedElfError):  # whoever needs this file will not find it loaded
             closures[root] = loader.closure(root)
     loaded: dict[str, str] = {}
@@ -270,8 +273,10 @@ def process_with(torch: TorchBuild, catalog: Catalog, system: System, *, machine
     missing = {dependency.soname for closure in closures.values() for dependency in closure.missing()}
     return Process(
         loaded=loaded,
-        visible=tuple(dict.fromkeys(path for root in torch.visible if root in closures for path in closures[root].members)),
-        assumed=torch.assumed | missing if torch.bare else frozenset(),
+        visible=tuple(
+            dict.fromkeys(path for root in (torch.visible if torch else ()) if root in closures for path in closures[root].members)
+        ),
+        assumed=torch.assumed | missing if torch and torch.bare else frozenset(),
     )
 
 
