@@ -72,7 +72,7 @@ class Console:
         import rich.console  # noqa: PLC0415 - see the module's docstring
 
         stream = sys.stdout if result and not self.json_mode else self.stream
-        width = None if stream.isatty() else 100
+        width = None if stream.isatty() else 80
         return rich.console.Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
     def line(self, text: str) -> None:
@@ -126,7 +126,11 @@ class Console:
             table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
-        self.rich(result=True).print(table)
+        # Rendered here but printed by `print`: rich would answer a closed pipe with an exit code of its own.
+        console = self.rich(result=True)
+        with console.capture() as rendered:
+            console.print(table)
+        print(rendered.get(), end="", file=console.file)
 
     def error(self, error: EnvbuilderError) -> None:
         """Print what / why / next; the reference stands first, to be searched for."""

@@ -44,6 +44,6 @@ def _environment(plan: Plan, name: EnvironmentName, build: TorchBuild | None) ->
         "left_out": {exclusion.name: exclusion.reason for exclusion in environment.excludes},
         "distributions": [
             {"name": wheel.name, "version": wheel.version, "file": wheel.file.filename, "sha256": wheel.file.sha256}
-            for wheel in plan.wheels(name)
+            for wheel in plan.wheels[name]
         ],
     }

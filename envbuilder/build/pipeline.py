@@ -21,7 +21,7 @@ from envbuilder.build.stages import Chain, Result, Stage, exclusive
 from envbuilder.errors import AbiError
 from envbuilder.facts.site_packages import find_site, torch_build
 from envbuilder.files import human_size
-from envbuilder.store.fetch import Wanted, fetch
+from envbuilder.store.cache import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,13 +61,15 @@ class _Pipeline:
     # -- the environments ----------------------------------------------------------------------------------------
 
     def _wanted(self) -> list[Wanted]:
-        wheels = {wheel.file.sha256: wheel for name, _ in self.plan.release.environments() for wheel in self.plan.wheels(name)}
+        wheels = {wheel.file.sha256: wheel for name, _ in self.plan.release.environments() for wheel in self.plan.wheels[name]}
         return [Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size) for it in wheels.values()]
 
     def _fetch(self) -> None:
         plan, wanted = self.plan, self._wanted()
 
         def run(step: Step) -> Result:
+            from envbuilder.store.fetch import fetch  # noqa: PLC0415 - a build that fetches nothing need not load a client
+
             report = fetch(
                 wanted,
                 store=plan.store,
@@ -85,7 +87,7 @@ class _Pipeline:
         self.chain.run(Stage(name="fetch", inputs=sorted(item.sha256 for item in wanted), run=run, intact=intact))
 
     def _assemble(self, name: EnvironmentName, environment: Environment) -> None:
-        plan, wheels = self.plan, self.plan.wheels(name)
+        plan, wheels = self.plan, self.plan.wheels[name]
         inputs = {
             "wheels": sorted(wheel.file.sha256 for wheel in wheels),
             "overlays": {overlay: overlays.digest(overlay) for overlay in environment.overlays},

@@ -13,6 +13,7 @@ from envbuilder.store.settings import read_settings
 from envbuilder.targets.catalogue import lock_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from envbuilder.build.assemble import Interpreter
@@ -37,9 +38,7 @@ class Plan:
     settings: Settings
     offline: bool
     smoke: bool
-
-    def wheels(self, environment: EnvironmentName) -> tuple[LockedWheel, ...]:
-        return self.lock.wheels(environment, self.interpreter.version)
+    wheels: Mapping[EnvironmentName, tuple[LockedWheel, ...]]
 
 
 def make_plan(
@@ -70,17 +69,19 @@ def make_plan(
             why=f"{target_file.name} asks for something else than when the lock was made.",
             next=f"Run `envbuilder lock --target {target.name} --release {name}`, or take the target's file back.",
         )
+    interpreter = find_interpreter(target.python, store=store)
     return Plan(
         target=target,
         release_name=name,
         release=release,
         lock=lock,
-        interpreter=find_interpreter(target.python, store=store),
+        interpreter=interpreter,
         layout=layout,
         store=store,
         settings=read_settings(),
         offline=offline,
         smoke=smoke,
+        wheels={environment: lock.wheels(environment, interpreter.version) for environment, _ in release.environments()},
     )
 
 

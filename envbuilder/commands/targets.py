@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from envbuilder.targets.model import read_target
 
     fitting, evidence = detect_target()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in target_files().values():
         target = read_target(path)
         releases = [
@@ -48,11 +48,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _mark(row: dict[str, object]) -> str:
+def _mark(row: dict[str, Any]) -> str:
     return f"{row['name']} ←" if row["fits"] else str(row["name"])
 
 
-def _releases(row: dict[str, object]) -> str:
-    releases = row["releases"]
-    assert isinstance(releases, list)  # noqa: S101 - made above
-    return ", ".join(f"{it['name']}{'*' if it['default'] else ''}{'' if it['locked'] else ' (no lock)'}" for it in releases)
+def _releases(row: dict[str, Any]) -> str:
+    return ", ".join(f"{it['name']}{'*' if it['default'] else ''}{'' if it['locked'] else ' (no lock)'}" for it in row["releases"])

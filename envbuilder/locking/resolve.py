@@ -25,7 +25,8 @@ from envbuilder.errors import FetchError, HashMismatchError, LockError, ProgramE
 from envbuilder.files import sha256_file
 from envbuilder.locking.model import Lock, LockedFile, LockedRequirement, intent_of
 from envbuilder.locking.tags import best_wheel
-from envbuilder.store.fetch import Wanted, fetch
+from envbuilder.store.cache import Wanted
+from envbuilder.store.fetch import fetch
 from envbuilder.store.settings import Settings, uv_arguments
 from envbuilder.uv import run_uv
 
@@ -173,8 +174,8 @@ def _make_stand_ins(known: Iterable[KnownFile], folder: Path, *, store: Store, s
     for file in known:
         project, version, _, _ = parse_wheel_filename(file.filename)
         versions[str(project), str(version)].append(file)
-    for (project, _), files in versions.items():
-        metadata = _metadata_of_any(project, files, store=store, settings=settings, console=console)
+    for (name, _), files in versions.items():
+        metadata = _metadata_of_any(name, files, store=store, settings=settings, console=console)
         for file in files:
             stem = "-".join(file.filename.split("-")[:2])
             tags = "-".join(file.filename.removesuffix(".whl").split("-")[-3:])

@@ -29,6 +29,16 @@ def default_root() -> Path:
     return Path(os.environ.get("ENVBUILDER_CACHE") or platformdirs.user_cache_path("envbuilder")).absolute()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A file to be had: the project it belongs to, its name, its sha256 in hex, its bytes (0: unknown)."""
+
+    project: str
+    filename: str
+    sha256: str
+    size: int = 0
+
+
 @dataclass(frozen=True)
 class Store:
     """A store at `root`. Files in it are never changed, only added and collected."""

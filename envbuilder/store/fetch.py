@@ -33,23 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from envbuilder.console import Console, Progress
-    from envbuilder.store.cache import Store
+    from envbuilder.store.cache import Store, Wanted
 
 _WORKERS = 8
 _CHUNK = 1 << 18
 _ATTEMPTS = 4  # of one download, each resuming the last
 _TIMEOUT_S = 60
 _SPARE_BYTES = 200_000_000  # left free on the disk beside what is fetched
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A file to be had: the project it belongs to, its name, its sha256 in hex, its bytes (0: unknown)."""
-
-    project: str
-    filename: str
-    sha256: str
-    size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +200,10 @@ class _Fetcher:
                 str(self.torch_backend),
                 "--python-version",
                 python,
+                "--quiet",
             ]
             try:
-                answer = run_uv(
-                    [*options, "--quiet"], cache=self.store.uv_cache, what="asking PyTorch's index", capture=True, timeout_s=120
-                )
+                answer = run_uv(options, cache=self.store.uv_cache, what="asking PyTorch's index", capture=True, timeout_s=120)
             except ProgramError as error:
                 raise SourceUnreachableError(error.why.splitlines()[-1] if error.why else error.what) from error
         wheels = [wheel for package in tomllib.loads(answer.stdout).get("packages", []) for wheel in package.get("wheels", [])]

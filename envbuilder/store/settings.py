@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-import pypi_simple
-
 from envbuilder.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -57,6 +55,8 @@ class Settings:
     @property
     def all_indexes(self) -> tuple[Place, ...]:
         """The configured indexes, then the default one unless a setting replaces it."""
+        import pypi_simple  # noqa: PLC0415 - a fifth of a second, which a build that fetches nothing need not pay
+
         default = Place(location=pypi_simple.PYPI_SIMPLE_ENDPOINT, setting="the default index")
         return (*self.indexes, default) if self.default_index else self.indexes
 
