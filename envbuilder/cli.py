@@ -7,6 +7,8 @@ answer in under 0.15 s), so nothing here imports a room of the house.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
 import json
 import os
@@ -15,16 +17,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 from envbuilder import __version__
 from envbuilder.console import Console
-from envbuilder.errors import EnvbuilderError, UnknownNameError, UsageError
+from envbuilder.errors import EnvbuilderError, StorageError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # name -> what `envbuilder --help` says of it. The module is envbuilder.commands.<name>, with - as _.
 COMMANDS = {
+    "abi": "tell whether extension modules load with a torch, without loading them",
     "build": "build an environment for a target, prove it, and write its manifest",
     "lock": "resolve a target's release and write its locks, or check that they are current",
     "run": "run a command inside a built environment",
+    "smoke": "prove a built environment again: quantize, serve, decode, compare",
     "targets": "list what can be built, and which target fits this machine",
 }
 _INTERRUPTED = 130
@@ -38,25 +42,68 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code. No exception but a programming error leaves here, and that as code 3."""
+    """Run one command; return its exit code. No exception leaves here: even a programming error becomes code 3."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console = Console(json_mode="--json" in arguments)
+    console = Console(json_mode="--json" in _own(arguments))
+    try:
+        return _delivered(lambda: _guarded(arguments, console))
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nobody is left to tell.
+        _discard_output()
+        return 0
+    except OSError as error:
+        # Standard output may be a file on a full disk: what was printed is lost then, so this cannot be code 0.
+        _discard_output()
+        failure = StorageError(f"cannot write {error.filename or 'to standard output'}", why=error.strerror or str(error))
+        console.error(failure)
+        return failure.exit_code
+
+
+def _guarded(arguments: Sequence[str], console: Console) -> int:
     try:
         return _dispatch(arguments, console)
     except EnvbuilderError as error:
         console.error(error)
-        if console.json_mode:
-            print(json.dumps({"schema": "envbuilder/error/1", "error": error.as_dict()}))  # noqa: T201
+        _error_document(console, error.as_dict())
         return error.exit_code
     except KeyboardInterrupt:
         console.line("interrupted; the next run goes on from here")
+        _error_document(console, {"reference": "interrupted", "what": "interrupted", "why": "", "next": ""})
         return _INTERRUPTED
+    except SystemExit as end:  # argparse, after --help
+        return int(end.code or 0)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`); see the note on SIGPIPE in Python's documentation.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:  # noqa: BLE001 - the last net: a bug is reported as one
+        raise
+    except Exception as error:  # the last net: a bug is reported as one
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise  # nobody's bug, wherever it happened
         return _report_bug(error, console)
+
+
+def _delivered(work: Callable[[], int]) -> int:
+    """Do the work and hand its output over here: at the interpreter's end it would be too late to say that it failed."""
+    with contextlib.suppress(AttributeError):  # what a test captures with may have no such method
+        # A terminal that knows only ASCII gets `\u2190`, not a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    code = work()
+    sys.stdout.flush()
+    return code
+
+
+def _discard_output() -> None:
+    """Let the interpreter's last flush go nowhere; see the note on SIGPIPE in Python's documentation."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _own(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the arguments that are ours: after `--` come those of another program."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _error_document(console: Console, error: dict[str, str]) -> None:
+    """With --json, one document comes also when there is no result."""
+    if console.json_mode:
+        print(json.dumps({"schema": "envbuilder/error/1", "error": error}))  # noqa: T201
 
 
 def _dispatch(arguments: Sequence[str], console: Console) -> int:
@@ -70,7 +117,12 @@ def _dispatch(arguments: Sequence[str], console: Console) -> int:
     if name not in COMMANDS:
         raise UnknownNameError("command", name, COMMANDS)
     module = importlib.import_module(f"envbuilder.commands.{name.replace('-', '_')}")
-    parser = _Parser(prog=f"envbuilder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog=f"envbuilder {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # `--js` would be half of --json: understood here, unknown to `main`
+    )
     module.configure(parser)
     code: int = module.run(parser.parse_args(arguments[1:]), console)
     return code
@@ -95,7 +147,5 @@ def _report_bug(error: Exception, console: Console) -> int:
     console.line("".join(traceback.format_exception(error)))
     console.line(f"error[internal-error]: {type(error).__name__}: {error}")
     console.line("  next: this is a fault of envbuilder; please report it with the lines above")
-    if console.json_mode:
-        detail = {"reference": "internal-error", "what": f"{type(error).__name__}: {error}", "why": "", "next": ""}
-        print(json.dumps({"schema": "envbuilder/error/1", "error": detail}))  # noqa: T201
+    _error_document(console, {"reference": "internal-error", "what": f"{type(error).__name__}: {error}", "why": "", "next": ""})
     return 3

@@ -52,8 +52,9 @@ class Progress:
         if now - self._printed_at >= _PLAIN_INTERVAL_S:
             self._printed_at = now
             in_bytes = self._unit == "bytes"
-            shown = f"{human_size(self._done)} of {human_size(self._total)}" if in_bytes else f"{self._done} of {self._total} {self._unit}"
-            self._console.line(f"  {self._label}: {shown}")
+            done, total = (human_size(self._done), human_size(self._total)) if in_bytes else (str(self._done), str(self._total))
+            of_total = f" of {total}" if self._total else ""  # a file of unknown size may be among them
+            self._console.line(f"  {self._label}: {done}{of_total}{'' if in_bytes else ' ' + self._unit}")
 
 
 @dataclass
@@ -63,6 +64,9 @@ class Console:
     json_mode: bool = False
     stream: TextIO = field(default_factory=lambda: sys.stderr)
 
+    # One for all that is drawn: two would draw over each other, a step's spinner over a progress bar.
+    _drawing: rich.console.Console | None = field(default=None, init=False, repr=False)
+
     @property
     def interactive(self) -> bool:
         return self.stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
@@ -71,12 +75,20 @@ class Console:
         """Return rich's console, on standard output for a result (unless that is kept for JSON)."""
         import rich.console  # noqa: PLC0415 - see the module's docstring
 
+        if self._drawing and not result:
+            return self._drawing
         stream = sys.stdout if result and not self.json_mode else self.stream
         width = None if stream.isatty() else 80
-        return rich.console.Console(file=stream, width=width, highlight=False, soft_wrap=False)
+        console = rich.console.Console(file=stream, width=width, highlight=False, soft_wrap=False)
+        if not result:
+            self._drawing = console
+        return console
 
     def line(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        if self._drawing:  # a spinner or a bar may be on the screen: rich prints above it
+            self._drawing.print(text, markup=False, soft_wrap=True)
+        else:
+            print(text, file=self.stream, flush=True)
 
     def warn(self, text: str) -> None:
         self.line(f"warning: {text}")
@@ -111,7 +123,7 @@ class Console:
         else:
             columns += [rp.MofNCompleteColumn(), rp.TextColumn(unit)]
         with rp.Progress(*columns, console=self.rich(), transient=True) as bar:
-            task = bar.add_task(label, total=total)
+            task = bar.add_task(label, total=total or None)  # None: unknown, drawn as such
             drawn = Progress(self, label, total, unit=unit)
             drawn.advance = lambda amount: bar.advance(task, amount)  # type: ignore[method-assign]
             yield drawn

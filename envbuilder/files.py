@@ -29,10 +29,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 raise disk_full(path) from error
-            case errno.EROFS | errno.EACCES | errno.EPERM:
+            case errno.EROFS | errno.EACCES | errno.EPERM | errno.ENOTDIR | errno.EEXIST | errno.EISDIR | errno.ENAMETOOLONG | errno.ELOOP:
+                place = f": {error.filename}" if error.filename else ""
                 raise StorageError(
                     f"cannot write {path}",
-                    why=error.strerror or str(error),
+                    why=f"{error.strerror or error}{place}",
                     next="Choose a folder that you may write to, with --out or ENVBUILDER_CACHE.",
                 ) from error
             case _:
@@ -70,8 +71,11 @@ def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
 
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can hold
-    """Serialize with one spelling only, so that equal values have equal hashes (RFC 8785 in spirit; no floats are used)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """Serialize with one spelling only, so that equal values have equal hashes (RFC 8785 in spirit; no floats are used).
+
+    A path that is not UTF-8 comes as lone surrogates (PEP 383); it has a hash as well.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
@@ -103,7 +107,7 @@ def remove_tree(path: Path) -> None:
 def human_size(size: float) -> str:
     """Spell bytes in decimal units, as package indexes and disks do: 191.8 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000 or unit == "GB":
+        if abs(size) < 999.95 or unit == "GB":  # 999,960 bytes are 1.0 MB, not 1000.0 kB
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError

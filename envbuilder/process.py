@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,9 +17,11 @@ import subprocess
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from envbuilder.errors import ProgramError
+from envbuilder.files import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +31,7 @@ _TAIL_LINES = 25
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Loaded before any fork: between fork and exec only async-signal-safe work is allowed.
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 
 # Variables that would make a built environment's interpreter load something else than what was built.
 _MISLEADING = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD"})
@@ -48,11 +52,14 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def replay_line(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Return a line for a shell that runs the same program again, with the variables that differ from this process's."""
+    """Return a line for a shell that runs the same program again, with the variables that differ from this process's.
+
+    It goes into logs and messages, so the credentials in an address are left out; whoever replays it puts them back.
+    """
     changed = [f"{name}={value}" for name, value in sorted((env or {}).items()) if os.environ.get(name) != value]
-    unset = [part for name in sorted(_MISLEADING & os.environ.keys()) if env is not None and name not in env for part in ("-u", name)]
+    unset = [part for name in sorted(os.environ.keys() - (os.environ if env is None else env).keys()) for part in ("-u", name)]
     prefix = ["env", *unset, *changed] if changed or unset else []
-    line = shlex.join([*prefix, *map(str, argv)])
+    line = _CREDENTIALS.sub("****@", shlex.join([*prefix, *map(str, argv)]))
     return f"cd {shlex.quote(str(cwd))} && {line}" if cwd else line
 
 
@@ -73,15 +80,17 @@ def run(
     `on_line` sees each line of what is logged, as it comes. `what` says in the error what the program was for.
 
     Raises ProgramError: not found, ended with an error, killed by a signal, or over `timeout_s` (then its whole
-    process group is killed).
+    process group is killed). Raises StorageError when the log cannot be written.
     """
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(log.open("ab")) if log else None
+        if log:
+            stack.enter_context(storage_errors(log))
+        # Unbuffered: what the program said last is in the log also when envbuilder is killed.
+        sink = stack.enter_context(log.open("ab", buffering=0)) if log else None
         if sink:
             sink.write(f"$ {replay_line(argv, env=env, cwd=cwd)}\n".encode())
-            sink.flush()
         process = _start(argv, env=env, cwd=cwd, capture=capture)
         stack.enter_context(_ended(process))
         output = process.stdout if not capture else process.stderr
@@ -94,14 +103,19 @@ def run(
     return Completed(stdout=stdout, seconds=time.monotonic() - started)
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """In a child, before exec: ask the kernel for SIGKILL when the parent dies (prctl(2), PR_SET_PDEATHSIG)."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(1)
 
 
 def kill_group(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:
-    """End a process started in its own session, and all that it started: SIGTERM, then SIGKILL after `grace_s`."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    """End a process started in its own session, and all that it started: SIGTERM, then SIGKILL after `grace_s`.
+
+    Where the process has ended by itself, what it left running in its group is ended at once.
+    """
+    for sign in () if process.poll() is not None else (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -129,7 +143,7 @@ def _start(argv: Sequence[str | Path], *, env: Mapping[str, str] | None, cwd: Pa
             env=dict(env) if env is not None else None,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - see above
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - see above
         )
     except OSError as error:
         raise ProgramError(
@@ -143,8 +157,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     finally:
-        if process.poll() is None:
-            kill_group(process)
+        kill_group(process)
         for pipe in (process.stdout, process.stderr):
             if pipe:
                 pipe.close()
@@ -217,7 +230,7 @@ def _failure(
     if timed_out:
         end = f"{name} was stopped after {timeout_s:.0f} s"
     elif code < 0:
-        end = f"{name} was killed by {signal.Signals(-code).name}"
+        end = f"{name} was killed by {_signal_name(-code)}"
         if -code == signal.SIGKILL:
             end += " (by the kernel, if memory ran out: see `dmesg`)"
     else:
@@ -225,3 +238,10 @@ def _failure(
     lines = [f"Log: {log}"] if log else []
     lines.append(f"Replay: {replay_line(argv, env=env, cwd=cwd)}")
     return ProgramError(f"{what}: {end}" if what else end, why="\n".join(tail).strip(), next="\n".join(lines))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
