@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     import json
 
     from envbuilder import files, smoke
-    from envbuilder.errors import UsageError
+    from envbuilder.errors import SmokeError, UsageError
     from envbuilder.layout import Layout
 
     layout = Layout.of(args.out)
@@ -39,7 +39,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 - the one document
     else:
         _show(document, console)
-    smoke.require(document)
+    try:
+        smoke.require(document)
+    except SmokeError as error:  # told here: with --json the one document has been printed
+        console.error(error)
+        return error.exit_code
     return 0 if document["exact"] else 1
 
 
