@@ -73,7 +73,7 @@ class SmokeStages:
             request = smoke.ServeRequest(
                 python=layout.python("serve"),
                 model=layout.canary / "quantized",
-                work=layout.scratch / "serve",
+                work=layout.canary / "server",  # kept: the replay line of a failed server needs it
                 log=layout.log("serve"),
                 device=self._device,
             )

@@ -189,7 +189,7 @@ class _Fetcher:
         with tempfile.TemporaryDirectory() as folder:
             asked = Path(folder) / "requirements.in"
             asked.write_text(f"{item.project}=={version}\n", encoding="utf-8")
-            options = [
+            options: list[str | Path] = [
                 "pip",
                 "compile",
                 asked,
