@@ -1,0 +1,75 @@
+"""What every unit test may do: files of its own and loopback sockets. Programs only where the test says so."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pytest_socket import socket_allow_hosts
+
+from envbuilder.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_COMPILERS = frozenset({"gcc", "cc", "g++", "as", "ld"})
+_INTERPRETER = Path(sys.executable).resolve()
+_own_folder: Path | None = None  # of the running test; None: anything goes
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    """Refuse to start a program that the running test neither made itself nor asked for (PEP 578)."""
+    if _own_folder is None:
+        return
+    match event, arguments:
+        case "subprocess.Popen", (str() | bytes() | os.PathLike() as given, *_):
+            program = Path(os.fsdecode(given))
+            if program.name not in _COMPILERS and program.resolve() != _INTERPRETER and _own_folder not in program.parents:
+                pytest.fail(f"a unit test started {program}; mark it `programs` if it must")
+        case (("os.system" | "os.posix_spawn"), _):
+            pytest.fail(f"a unit test started a program through {event}; mark it `programs` if it must")
+        case _:
+            pass
+
+
+sys.addaudithook(_audit)
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_programs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    global _own_folder  # noqa: PLW0603 - an audit hook cannot be removed, only told to look away
+    _own_folder = None if request.node.get_closest_marker("programs") else tmp_path
+    yield
+    _own_folder = None
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only() -> None:
+    socket_allow_hosts(["127.0.0.1", "::1"], allow_unix_socket=True)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_s_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The machine that tests run on has an owner with mirrors, targets and a cache: none of them may decide a test."""
+    for name in tuple(os.environ):
+        if name.startswith(("PIP_", "UV_", "ENVBUILDER_", "XDG_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home", numbered=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("ENVBUILDER_CONFIG", str(home / "config"))
+    monkeypatch.setenv("ENVBUILDER_CACHE", str(home / "cache"))
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    """What the console of this test printed."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def console(said: io.StringIO) -> Console:
+    return Console(stream=said)
