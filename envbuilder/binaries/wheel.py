@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import shutil
 import struct
@@ -46,7 +47,10 @@ def unpacked(wheel: Path) -> Iterator[Path]:
                 entries = _wanted(archive, wheel)
                 for entry in entries:
                     _unpack(archive, entry, goal / entry.filename)
-        except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeDecodeError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise disk_full(goal) from error
+            # An OSError otherwise: an offset before the file's start, a name too long, a file that is also a folder.
             raise WheelError(f"{wheel.name} is not a sound wheel", why=str(error), next="Fetch it again; check its sha256.") from error
         yield goal
 
@@ -71,12 +75,9 @@ def _wanted(archive: zipfile.ZipFile, wheel: Path) -> list[zipfile.ZipInfo]:
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, goal: Path) -> None:
     """Write one entry. zipfile stops at the declared size, which has been summed up before."""
-    try:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(entry) as source, goal.open("wb") as file:
-            shutil.copyfileobj(source, file, _CHUNK)
-    except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        raise ValueError(f"{entry.filename} is a file and a folder") from error
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(entry) as source, goal.open("wb") as file:
+        shutil.copyfileobj(source, file, _CHUNK)
 
 
 def _check_directory(wheel: Path) -> None:

@@ -1,0 +1,123 @@
+"""To whom a symbol belongs, by its mangled name."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envbuilder.binaries import symbols
+from envbuilder.binaries.system import DEBIAN_12, driver_symbol, named_by_system, python_symbol, read_system
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_ZN3c1013MessageLoggerC1EPKciib",
+        "_ZNK2at10TensorBase8data_ptrIvEEPT_v",
+        "_ZTVN5torch8autograd4NodeE",
+        "_ZTIN3c105ErrorE",
+        "_ZGVN3c106detail1xE",
+        "_ZThn16_N2at6ThingD1Ev",
+        "aoti_torch_get_current_cuda_stream",
+        "torch_dtype_float8_e8m0fnu",
+        "THPVariable_Wrap",
+    ],
+)
+def test_torchs_names(name: str) -> None:
+    assert symbols.owned_by_torch(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_Z24silu_and_mul_nvfp4_quantRN2at6TensorES1_S1_S1_",
+        "_ZN4vllm3fooERKN2at6TensorE",
+        "_ZN5atlas3barEv",
+        "_ZSt4cout",
+        "cudaMalloc",
+        "torchx",
+    ],
+)
+def test_names_that_only_speak_of_torch(name: str) -> None:
+    """Arguments say nothing of the owner: an incomplete build would be called another torch version."""
+    assert not symbols.owned_by_torch(name)
+
+
+def test_the_runtimes_names() -> None:
+    assert all(
+        map(symbols.owned_by_runtime, ["_ZSt4cout", "_ZNSolsEi", "_Znwm", "__cxa_throw", "_ZTVN10__cxxabiv117__class_type_infoE", "_ZTVSo"])
+    )
+    assert not symbols.owned_by_runtime("_ZNSt6vectorIN2at6TensorESaIS1_EED1Ev"), "a template over torch's types is torch's to instantiate"
+    assert not symbols.owned_by_runtime("_ZN4vllm3fooEv")
+
+
+def test_cuda_names_are_the_toolkits_or_the_drivers() -> None:
+    assert all(
+        map(symbols.owned_by_cuda, ["cudaMalloc", "__cudaRegisterFunction", "cublasLtMatmul", "ncclAllReduce", "nvrtcCompileProgram"])
+    )
+    assert not symbols.owned_by_cuda("cuInit")
+    assert driver_symbol("cuInit")
+    assert driver_symbol("nvmlInit_v2")
+    assert not driver_symbol("cudaMalloc")
+    assert not driver_symbol("curl_easy_init")
+
+
+def test_the_old_string_is_seen_outside_identifiers_only() -> None:
+    assert symbols.old_cxx11("_ZN5torch3jit17parseSchemaOrNameERKSsb")
+    assert not symbols.old_cxx11("_ZN5torch3jit17parseSchemaOrNameERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEb")
+    assert not symbols.old_cxx11("_ZN5torch8ClaSsicE3foov"), "Ss inside a name is a name"
+    assert not symbols.old_cxx11("SsInC")
+
+
+def test_interpreter_symbols() -> None:
+    assert python_symbol("PyObject_Call")
+    assert python_symbol("_PyObject_GC_New")
+    assert not python_symbol("Pythia")
+
+
+def test_names_without_version_are_the_systems_where_it_defines_them() -> None:
+    """Cffi and PIL refer to dlopen and deflate without version."""
+    assert named_by_system("dlopen", ())
+    assert not named_by_system("deflate", ())
+    assert named_by_system("deflate", {"libz.so.1"})
+    assert not named_by_system("fi_getinfo", {"libz.so.1", "libgomp.so.1"})
+
+
+def test_versions_compare_as_numbers() -> None:
+    assert DEBIAN_12.defines("GLIBC_2.4")
+    assert DEBIAN_12.defines("GLIBC_2.36")
+    assert not DEBIAN_12.defines("GLIBC_2.37")
+    assert DEBIAN_12.defines("GLIBC_PRIVATE")
+    assert DEBIAN_12.defines("ODD_1.0"), "a family that the model does not know is not its to refuse"
+
+
+def test_a_root_folder_is_read_as_a_system() -> None:
+    """A container's root file system says which glibc it has."""
+    system = read_system(Path("/"), machine=platform.machine())
+    assert "libc.so.6" in system.sonames
+    assert system.defines("GLIBC_2.17")
+    assert not system.defines("GLIBC_9.9")
+    assert read_system(Path("/"), machine="riscv").sonames == frozenset()
+
+
+def test_demangling_and_its_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "_ZN3c1013MessageLoggerC1EPKciib"
+    assert symbols.demangle([name, "plain", "_Znonsense"]) == {
+        name: "c10::MessageLogger::MessageLogger(char const*, int, int, bool)",
+        "plain": "plain",
+        "_Znonsense": "_Znonsense",
+    }
+    monkeypatch.setattr(symbols, "_demangler", lambda: None)
+    assert symbols.demangle([name]) == {name: name}
+
+
+@given(st.text(st.characters(codec="latin-1", exclude_characters="\0"), max_size=60).map(lambda rest: "_Z" + rest))
+def test_no_name_upsets_the_classification(name: str) -> None:
+    symbols.demangle([name])
+    symbols.old_cxx11(name)
+    symbols.owned_by_runtime(name)
+    symbols.owned_by_torch(name)
