@@ -83,8 +83,12 @@ class Store:
         partial = self.root / "partial" / sha256
         with storage_errors(partial):
             partial.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{partial}.lock"):
-                yield partial
+            lock = filelock.FileLock(f"{partial}.lock")
+            lock.acquire()
+        try:
+            yield partial
+        finally:
+            lock.release()
 
     def admit(self, partial: Path, sha256: str, filename: str) -> Path:
         """Move a file whose hash was checked by the caller to its place."""
@@ -98,6 +102,7 @@ class Store:
         """Return a flat folder of symbolic links to the given (sha256, filename) pairs.
 
         The folder is named by its content: uv's cache knows a local wheel by its path, so the path must not change.
+        The links are relative: a store may be moved.
         """
         pairs = sorted(files)
         folder = self.root / "links" / digest_of(pairs)[:16]
@@ -107,5 +112,5 @@ class Store:
             for sha256, filename in pairs:
                 if filename not in present:
                     with contextlib.suppress(FileExistsError):  # another build is making the same folder
-                        (folder / filename).symlink_to(self.path(sha256, filename))
+                        (folder / filename).symlink_to(os.path.relpath(self.path(sha256, filename), folder))
         return folder

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import requests
 import requests.adapters
@@ -25,8 +25,18 @@ from packaging.utils import parse_wheel_filename
 
 from envbuilder.errors import FetchError, HashMismatchError, ProgramError, StorageError
 from envbuilder.files import human_size, remove_tree, sha256_file, storage_errors
-from envbuilder.store.index import Offer, SourceUnreachableError, describe, local_path, offers_of_index, offers_of_links
-from envbuilder.store.settings import Place, Settings
+from envbuilder.store.index import (
+    TIMEOUT_S,
+    OddAnswerError,
+    Offer,
+    SourceUnreachableError,
+    describe,
+    local_path,
+    never_answered,
+    offers_of_index,
+    offers_of_links,
+)
+from envbuilder.store.settings import Place, Settings, uv_arguments
 from envbuilder.uv import run_uv
 
 if TYPE_CHECKING:
@@ -38,7 +48,6 @@ if TYPE_CHECKING:
 _WORKERS = 8
 _CHUNK = 1 << 18
 _ATTEMPTS = 4  # of one download, each resuming the last
-_TIMEOUT_S = 60
 _SPARE_BYTES = 200_000_000  # left free on the disk beside what is fetched
 
 
@@ -140,6 +149,8 @@ class _Fetcher:
                     trouble.mismatched = True
                     trouble.answers.append(f"{offer.place.shown}: {error}")
                 except SourceUnreachableError as error:
+                    if self._stop.is_set():
+                        return trouble
                     trouble.answers.append(f"{offer.place.shown}: {error}")
                 else:
                     self.store.admit(partial, item.sha256, item.filename)
@@ -160,7 +171,8 @@ class _Fetcher:
             try:
                 offers = list(ask())
             except SourceUnreachableError as error:
-                self._unreachable[place.location] = str(error)
+                if not isinstance(error, OddAnswerError):
+                    self._unreachable[place.location] = str(error)
                 trouble.answers.append(f"{place.shown}: {error}")
                 continue
             if not offers:
@@ -202,8 +214,10 @@ class _Fetcher:
                 python,
                 "--quiet",
             ]
+            _, variables = uv_arguments(self.settings)  # certificates and proxy; where to ask is the backend's business
+            what = "asking PyTorch's index"
             try:
-                answer = run_uv(options, cache=self.store.uv_cache, what="asking PyTorch's index", capture=True, timeout_s=120)
+                answer = run_uv(options, cache=self.store.uv_cache, what=what, variables=variables, capture=True, timeout_s=120)
             except ProgramError as error:
                 raise SourceUnreachableError(error.why.splitlines()[-1] if error.why else error.what) from error
         wheels = [wheel for package in tomllib.loads(answer.stdout).get("packages", []) for wheel in package.get("wheels", [])]
@@ -220,11 +234,18 @@ class _Fetcher:
         if path := offer.path:
             self._copy(path, item, partial)
             return None
+        host = urlsplit(offer.location).netloc
+        if host in self._unreachable:
+            raise SourceUnreachableError(self._unreachable[host])
         for attempt in range(1, _ATTEMPTS + 1):
+            before = _size(partial)
             try:
                 return self._download(offer.location, item, partial)
             except requests.RequestException as error:
-                if attempt == _ATTEMPTS or isinstance(error, requests.HTTPError):
+                if never_answered(error):
+                    self._unreachable[host] = describe(error)
+                # Where nothing came, urllib3 has tried again already; what broke off goes on from there.
+                if attempt == _ATTEMPTS or _size(partial) <= before:
                     raise SourceUnreachableError(_unfinished(error, partial, item)) from error
         return None
 
@@ -243,33 +264,38 @@ class _Fetcher:
         """Stream to `partial`, going on after what is there already (RFC 9110, range requests)."""
         digest = hashlib.sha256()
         have = _hash_into(digest, partial)
+        if have and digest.hexdigest() == item.sha256:
+            return  # an earlier run was killed between the last byte and the rename
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-        with self._session().get(url, stream=True, headers=headers, timeout=_TIMEOUT_S) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                response.close()
-                remove_tree(partial)
-                return self._download(url, item, partial)
-            response.raise_for_status()
-            resumed = response.status_code == requests.codes.partial_content
-            if have and not resumed:
-                digest = hashlib.sha256()
-            if resumed:
+        with self._session().get(url, stream=True, headers=headers, timeout=TIMEOUT_S) as response:
+            refused = have > 0 and response.status_code == requests.codes.requested_range_not_satisfiable
+            resumed = have > 0 and response.status_code == requests.codes.partial_content
+            if not refused:
+                response.raise_for_status()
+                if not resumed:
+                    digest, have = hashlib.sha256(), 0
                 self.progress.advance(have)
-            self._write(response, partial, digest, append=resumed)
-        if digest.hexdigest() != item.sha256:
-            size = partial.stat().st_size
-            remove_tree(partial)
+                self._write(response, item, partial, digest, have=have)
+        if not refused and digest.hexdigest() == item.sha256:
+            return
+        size = _size(partial)
+        remove_tree(partial)
+        if not (refused or resumed):
             raise _MismatchError(f"it sent {human_size(size)} with sha256:{digest.hexdigest()}")
-        return None
+        # What was there may have come from another source, or be damaged: only a download in one piece tells.
+        self._download(url, item, partial)
 
-    def _write(self, response: requests.Response, partial: Path, digest: hashlib._Hash, *, append: bool) -> None:
-        with storage_errors(partial), partial.open("ab" if append else "wb") as file:
+    def _write(self, response: requests.Response, item: Wanted, partial: Path, digest: hashlib._Hash, *, have: int) -> None:
+        with storage_errors(partial), partial.open("ab" if have else "wb") as file:
             for chunk in response.iter_content(_CHUNK):
                 if self._stop.is_set():
                     raise SourceUnreachableError("stopped")
                 digest.update(chunk)
                 file.write(chunk)
                 self.progress.advance(len(chunk))
+                have += len(chunk)
+                if 0 < item.size < have:
+                    break  # another file, then: no need to see all of it
 
     def _session(self) -> requests.Session:
         """One session per thread: requests' sessions are not made for sharing."""
@@ -282,7 +308,14 @@ class _Fetcher:
 def new_session(settings: Settings) -> requests.Session:
     """Return a session that knows the user's certificates and proxy, and tries again where that may help."""
     session = requests.Session()
-    retry = urllib3.Retry(total=3, backoff_factor=0.4, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+    retry = urllib3.Retry(
+        total=3,
+        connect=1,
+        backoff_factor=0.4,
+        status_forcelist=(429, 500, 502, 503, 504),
+        raise_on_status=False,
+        respect_retry_after_header=False,  # it may name an hour, and nobody would know what we are waiting for
+    )
     for scheme in ("https://", "http://"):
         session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
     session.headers["User-Agent"] = "envbuilder"
@@ -291,6 +324,10 @@ def new_session(settings: Settings) -> requests.Session:
     if settings.proxy:
         session.proxies = {"http": settings.proxy, "https": settings.proxy}
     return session
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _hash_into(digest: hashlib._Hash, path: Path) -> int:
@@ -304,7 +341,7 @@ def _hash_into(digest: hashlib._Hash, path: Path) -> int:
 
 
 def _unfinished(error: requests.RequestException, partial: Path, item: Wanted) -> str:
-    have = partial.stat().st_size if partial.exists() else 0
+    have = _size(partial)
     if have and not isinstance(error, requests.HTTPError):
         return f"broke off after {human_size(have)}" + (f" of {human_size(item.size)}" if item.size else "")
     return describe(error)

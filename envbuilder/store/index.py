@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pypi_simple
 import requests
+import urllib3
 from packaging.utils import canonicalize_name
 
 if TYPE_CHECKING:
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
 
     from envbuilder.store.settings import Place
 
-_TIMEOUT_S = 30
+TIMEOUT_S = (10, 60)  # to connect, and of silence: a firewall that drops what it forbids must not cost minutes
 
 
 class SourceUnreachableError(Exception):
-    """A source did not answer, or answered nonsense; the reason is the message."""
+    """A source did not answer; the reason is the message. There is no use in asking it for another file."""
+
+
+class OddAnswerError(SourceUnreachableError):
+    """A source is there, but what it said to this one question is of no use (a mirror may bar a single project)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +59,16 @@ def offers_of_links(place: Place, filename: str, session: requests.Session) -> I
     """Yield what a find-links place (a folder, or a page of links) has under a file name."""
     path = local_path(place.location)
     if path is None:
-        yield from _named(place, _page(place, "", place.location, session), filename)
-    elif path.is_dir():
+        yield from _named(place, _page("", place.location, session), filename)
+    else:
+        try:
+            yield from _local_links(place, path, filename)
+        except OSError as error:
+            raise SourceUnreachableError(error.strerror or str(error)) from error
+
+
+def _local_links(place: Place, path: Path, filename: str) -> Iterator[Offer]:
+    if path.is_dir():
         if (path / filename).is_file():
             yield Offer(place=place, location=str(path / filename), sha256=None)
     elif path.name == filename and path.is_file():
@@ -70,30 +83,44 @@ def offers_of_index(place: Place, project: str, filename: str, session: requests
     """Yield what an index has under a file name. An index that does not know the project offers nothing."""
     name = canonicalize_name(project)
     path = local_path(place.location)
-    if path is None:
-        page = _page(place, name, f"{place.location.rstrip('/')}/{name}/", session)
-    else:
-        page = _read_page(name, path / name / "index.html")
+    address = f"{place.location.rstrip('/')}/{name}/"
+    page = _page(name, address, session) if path is None else _read_page(name, path / name / "index.html")
     yield from _named(place, page, filename)
 
 
 def _named(place: Place, page: pypi_simple.ProjectPage, filename: str) -> Iterator[Offer]:
     for package in page.packages:
-        if package.filename == filename:
-            yield Offer(place=place, location=package.url.partition("#")[0], sha256=package.digests.get("sha256"))
+        # By the address, as pip has it: servers that list a folder shorten the text of long names.
+        if filename in {package.filename, unquote(urlsplit(package.url).path).rpartition("/")[2]}:
+            sha256 = package.digests.get("sha256")
+            yield Offer(place=place, location=_with_login(package.url.partition("#")[0], place), sha256=sha256 and sha256.lower())
 
 
-def _page(place: Place, project: str, url: str, session: requests.Session) -> pypi_simple.ProjectPage:
+def _with_login(url: str, place: Place) -> str:
+    """Return a file's address with the login of its index, where that lies on the same host and the address has none."""
+    there, asked = urlsplit(url), urlsplit(place.location)
+    _, login, host = asked.netloc.rpartition("@")
+    same = (there.scheme, there.netloc) == (asked.scheme, host)
+    return urlunsplit(there._replace(netloc=asked.netloc)) if login and same else url
+
+
+def _page(project: str, url: str, session: requests.Session) -> pypi_simple.ProjectPage:
     try:
-        response = session.get(url, timeout=_TIMEOUT_S, headers={"Accept": pypi_simple.ACCEPT_JSON_PREFERRED})
+        response = session.get(url, timeout=TIMEOUT_S, headers={"Accept": pypi_simple.ACCEPT_JSON_PREFERRED})
         if response.status_code in {404, 410}:
             return pypi_simple.ProjectPage.from_html(project, "")
         response.raise_for_status()
         return pypi_simple.ProjectPage.from_response(response, project)
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        kind = SourceUnreachableError if status >= 500 or status in {401, 407} else OddAnswerError
+        raise kind(describe(error)) from error
+    except requests.JSONDecodeError as error:
+        raise OddAnswerError("did not answer as an index (its JSON is none)") from error
     except requests.RequestException as error:
         raise SourceUnreachableError(describe(error)) from error
     except (ValueError, KeyError, pypi_simple.UnsupportedContentTypeError, pypi_simple.UnsupportedRepoVersionError) as error:
-        raise SourceUnreachableError(f"{place.shown} did not answer as an index: {error}") from error
+        raise OddAnswerError(f"did not answer as an index ({str(error).partition(chr(10))[0]})") from error
 
 
 def _read_page(project: str, path: Path) -> pypi_simple.ProjectPage:
@@ -116,11 +143,17 @@ def describe(error: requests.RequestException) -> str:
         case requests.exceptions.ProxyError():
             return f"the proxy failed ({_innermost(error)})"
         case requests.ConnectTimeout() | requests.ReadTimeout():
-            return f"no answer within {_TIMEOUT_S} s"
+            return f"no answer within {TIMEOUT_S[isinstance(error, requests.ReadTimeout)]} s"
         case requests.ConnectionError():
             return f"cannot be reached ({_innermost(error)})"
         case _:
             return _innermost(error)
+
+
+def never_answered(error: requests.RequestException) -> bool:
+    """Whether nobody was there at all, so that asking the same host again is of no use."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(error, requests.ConnectTimeout) or isinstance(reason, urllib3.exceptions.NewConnectionError)
 
 
 def _innermost(error: BaseException) -> str:
