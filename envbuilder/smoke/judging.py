@@ -70,7 +70,7 @@ def advice(decoded: Mapping[str, str], expected: str, *, gpu: bool) -> str:
     if gpu:
         return (
             "The checkpoint is right (transformers reads it exactly), so suspect the GPU's FP4 kernel:"
-            " `envbuilder gpu-code` on the serve environment, then `envbuilder explain vllm-fp4-garbage`."
+            " `envbuilder gpu-code` on the serve environment says what code it has for this GPU."
         )
     return "The checkpoint is right (transformers reads it exactly): suspect how the server loads it; its log names the kernels."
 
