@@ -179,14 +179,17 @@ def read_lock(folder: Path) -> Lock:
     """Read a lock and prove it whole. Raises LockError: missing, changed by as much as a byte, or not a lock."""
     relock = "Take the files from version control again, or run `envbuilder lock`."
     try:
-        inputs = (folder / "inputs.toml").read_text(encoding="utf-8")
-        texts: dict[EnvironmentName, str] = {name: (folder / f"{name}.txt").read_text(encoding="utf-8") for name in ENVIRONMENTS}
+        # As bytes: reading as text takes a carriage return for a line's end, and so would not notice one.
+        inputs = (folder / "inputs.toml").read_bytes().decode()
+        texts: dict[EnvironmentName, str] = {name: (folder / f"{name}.txt").read_bytes().decode() for name in ENVIRONMENTS}
     except FileNotFoundError as error:
         raise LockError(
             f"there is no lock in {folder}", why=f"{error.filename} is missing.", next="Run `envbuilder lock` for this target and release."
         ) from error
     except UnicodeDecodeError as error:
         raise LockError(f"the lock in {folder} is not text", why=str(error), next=relock) from error
+    except OSError as error:
+        raise LockError(f"the lock in {folder} cannot be read", why=f"{error.strerror}: {error.filename}", next=relock) from error
     sealed = _DIGEST_LINE.search(inputs)
     if sealed is None:
         raise LockError(f"the lock in {folder} has no digest", why="inputs.toml must end with the digest line.", next=relock)
@@ -197,15 +200,16 @@ def read_lock(folder: Path) -> Lock:
             why=f"Its content has the digest sha256:{found}, but it is sealed with sha256:{sealed[1]}: a byte was changed.",
             next=relock,
         )
-    return _parse(folder, tomllib.loads(inputs), texts, found)
+    return _parse(folder, inputs, texts, found)
 
 
-def _parse(folder: Path, inputs: Mapping[str, Any], texts: Mapping[EnvironmentName, str], digest: str) -> Lock:
-    if inputs.get("schema") != SCHEMA:
-        raise LockError(
-            f"the lock in {folder} is of another kind: {inputs.get('schema')!r}", next="Lock again with this version of envbuilder."
-        )
+def _parse(folder: Path, text: str, texts: Mapping[EnvironmentName, str], digest: str) -> Lock:
     try:
+        inputs: dict[str, Any] = tomllib.loads(text)
+        if inputs.get("schema") != SCHEMA:
+            raise LockError(
+                f"the lock in {folder} is of another kind: {inputs.get('schema')!r}", next="Lock again with this version of envbuilder."
+            )
         files = {row["sha256"]: LockedFile(filename=name, sha256=row["sha256"], size=row["size"]) for name, row in inputs["files"].items()}
         return Lock(
             **{key: inputs[key] for key in ("target", "release", "platform", "glibc", "python", "resolver")},
@@ -213,7 +217,7 @@ def _parse(folder: Path, inputs: Mapping[str, Any], texts: Mapping[EnvironmentNa
             digest=digest,
             environments={name: tuple(parse_requirements(text, files)) for name, text in texts.items()},
         )
-    except (KeyError, TypeError, AttributeError, InvalidRequirement) as error:
+    except (KeyError, TypeError, AttributeError, tomllib.TOMLDecodeError, InvalidRequirement) as error:
         raise LockError(
             f"the lock in {folder} cannot be read", why=f"{type(error).__name__}: {error}", next="Run `envbuilder lock`."
         ) from error

@@ -31,7 +31,7 @@ from envbuilder.store.settings import Settings, uv_arguments
 from envbuilder.uv import run_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from envbuilder.console import Console
     from envbuilder.store.cache import Store
@@ -46,7 +46,7 @@ def resolve(target: Target, release_name: str, release: Release, *, store: Store
     with tempfile.TemporaryDirectory(prefix="envbuilder-lock-") as folder:
         stand_ins = Path(folder) / "known-files"
         stand_ins.mkdir()
-        _make_stand_ins(release.known_files, stand_ins, store=store, settings=settings, console=console)
+        _make_stand_ins(release, stand_ins, store=store, settings=settings, console=console)
         for name, environment in release.environments():
             with console.step(f"resolve {name}") as step:
                 project = Path(folder) / name
@@ -165,13 +165,13 @@ class _Resolver:
         yield from sorted((by_name[filename] for filename in chosen if filename), key=lambda file: file.filename)
 
 
-def _make_stand_ins(known: Iterable[KnownFile], folder: Path, *, store: Store, settings: Settings, console: Console) -> None:
+def _make_stand_ins(release: Release, folder: Path, *, store: Store, settings: Settings, console: Console) -> None:
     """Make for each known file a wheel of its name with nothing but metadata, for the resolver to read.
 
     The wheels of one version have the same metadata for every Python, so the one that can be had speaks for all.
     """
     versions: defaultdict[tuple[str, str], list[KnownFile]] = defaultdict(list)
-    for file in known:
+    for file in release.known_files:
         project, version, _, _ = parse_wheel_filename(file.filename)
         versions[str(project), str(version)].append(file)
     for (name, _), files in versions.items():
@@ -187,20 +187,19 @@ def _make_stand_ins(known: Iterable[KnownFile], folder: Path, *, store: Store, s
                 archive.writestr(f"{stem}.dist-info/RECORD", "")
 
 
-def _metadata_of_any(project: str, files: Sequence[KnownFile], *, store: Store, settings: Settings, console: Console) -> bytes:
+def _metadata_of_any(wanted: Sequence[Wanted], *, store: Store, settings: Settings, console: Console, torch_backend: str | None) -> bytes:
     refusals = []
-    for file in files:
-        wanted = Wanted(project=project, filename=file.filename, sha256=file.sha256, size=file.size)
+    for item in wanted:
         try:
-            fetch([wanted], store=store, settings=settings, console=console)
+            fetch([item], store=store, settings=settings, console=console, torch_backend=torch_backend)
         except (FetchError, HashMismatchError) as error:
             refusals.append(error.why)
             continue
-        with zipfile.ZipFile(store.path(file.sha256, file.filename)) as archive:
+        with zipfile.ZipFile(store.path(item.sha256, item.filename)) as archive:
             name = next(member for member in archive.namelist() if member.endswith(".dist-info/METADATA"))
             return archive.read(name)
     raise LockError(
-        f"none of the known files of {project} can be had",
+        f"none of the known files of {wanted[0].project} can be had",
         why="\n".join(refusals),
         next="The resolver needs the metadata of one of them: name a folder that has it in PIP_FIND_LINKS.",
     )

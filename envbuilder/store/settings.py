@@ -22,15 +22,26 @@ from envbuilder.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_PIP_SECTIONS = ("global", "download", "install")  # later ones win, as for `pip install`
+_PIP_SECTIONS = ("global", "download", "install")  # later ones win, as for `pip install`, whichever file they stand in
+_TRUE = frozenset({"1", "true", "yes", "on", "y", "t"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One source of files: a folder, a page of links, or an index. `setting` is what the user set, for messages."""
+    """One source of files: a folder, a page of links, or an index. `setting` is what the user set, for messages.
+
+    An `explicit` index (uv's word) takes no part in resolving; a file that a lock names by hash may come from it.
+    """
 
     location: str
     setting: str
+    explicit: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            urlsplit(self.location)
+        except ValueError as error:
+            raise ConfigurationError("a setting holds no address", why=f"{self.setting}: {error}.") from error
 
     @property
     def shown(self) -> str:
@@ -82,7 +93,7 @@ def uv_arguments(settings: Settings) -> tuple[list[str], dict[str, str]]:
     main index comes before extra ones, which may hold a file for one Python only.
     """
     options = [part for place in settings.find_links for part in ("--find-links", place.location)]
-    indexes = settings.all_indexes[::-1]
+    indexes = [place for place in settings.all_indexes[::-1] if not place.explicit]
     options += [part for place in indexes for part in ("--index", place.location)]
     if indexes:
         options += ["--default-index", indexes[0].location, "--index-strategy", "unsafe-best-match"]
@@ -94,6 +105,14 @@ def uv_arguments(settings: Settings) -> tuple[list[str], dict[str, str]]:
     return options, variables
 
 
+def _home(env: Mapping[str, str]) -> Path:
+    """Return the user's home, or a folder that is not there: a container's user may have none."""
+    try:
+        return Path(env.get("HOME") or Path.home())
+    except RuntimeError:
+        return Path("/nonexistent")
+
+
 def _unique(places: Iterable[Place]) -> tuple[Place, ...]:
     return tuple({place.location.rstrip("/"): place for place in reversed(list(places))}.values())[::-1]
 
@@ -102,9 +121,8 @@ def _unique(places: Iterable[Place]) -> tuple[Place, ...]:
 
 
 def _pip_settings(env: Mapping[str, str]) -> Settings:
-    options: dict[str, tuple[str, str]] = {}
-    for path in _pip_files(env):
-        options |= _read_pip_file(path)
+    files = [_read_pip_file(path) for path in _pip_files(env)]
+    options = {key: value for section in _PIP_SECTIONS for file in files for key, value in file.get(section, {}).items()}
     for name, value in env.items():
         if name.startswith("PIP_") and value:
             options[name.removeprefix("PIP_").lower().replace("_", "-")] = (value, name)
@@ -113,7 +131,7 @@ def _pip_settings(env: Mapping[str, str]) -> Settings:
         value, setting = options.get(key, ("", ""))
         return tuple(Place(location=word, setting=f"pip's {key} ({setting})") for word in value.split())
 
-    without_index = options.get("no-index", ("", ""))[0].lower() in {"1", "true", "yes", "on"}
+    without_index = options.get("no-index", ("", ""))[0].lower() in _TRUE
     main = places("index-url")
     return Settings(
         find_links=places("find-links"),
@@ -128,15 +146,22 @@ def _pip_files(env: Mapping[str, str]) -> list[Path]:
     chosen = env.get("PIP_CONFIG_FILE")
     if chosen == os.devnull:
         return []
-    home = Path(env.get("HOME") or Path.home())
-    folders = [Path(base) / "pip" for base in env.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":") if base]
-    files = [folder / "pip.conf" for folder in folders]
-    files += [Path("/etc/pip.conf"), home / ".pip/pip.conf", Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"]
+    home = _home(env)
+    files = [base / "pip/pip.conf" for base in _xdg_folders(env)]
+    files += [Path("/etc/pip.conf")]
+    if not (chosen and Path(chosen).exists()):  # it takes the place of the user's own
+        files += [home / ".pip/pip.conf", Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"]
     files += [Path(sys.base_prefix) / "pip.conf"]
     return [path for path in (*files, *([Path(chosen)] if chosen else [])) if path.is_file()]
 
 
-def _read_pip_file(path: Path) -> dict[str, tuple[str, str]]:
+def _xdg_folders(env: Mapping[str, str]) -> list[Path]:
+    """Return the folders of the machine's own settings. Of several, pip lets the last one win; uv reads the first alone."""
+    return [Path(base) for base in (env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if base]
+
+
+def _read_pip_file(path: Path) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return {section: {key: (value, where it stands)}}."""
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(path.read_text(encoding="utf-8"))
@@ -147,10 +172,9 @@ def _read_pip_file(path: Path) -> dict[str, tuple[str, str]]:
     except OSError:
         return {}  # not ours to read; pip would not read it either
     return {
-        key.replace("_", "-"): (value, str(path))
+        section: {key.replace("_", "-"): (value, str(path)) for key, value in parser.items(section)}
         for section in _PIP_SECTIONS
         if parser.has_section(section)
-        for key, value in parser.items(section)
     }
 
 
@@ -158,11 +182,14 @@ def _read_pip_file(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _uv_settings(env: Mapping[str, str]) -> Settings:
+    sources = [] if env.get("UV_NO_CONFIG", "").lower() in _TRUE else [_read_uv_file(path, env) for path in _uv_files(env)]
+    sources.append(_uv_variables(env))
     settings = Settings()
-    if not env.get("UV_NO_CONFIG"):
-        for path in _uv_files(env):
-            settings = _merge(settings, _read_uv_file(path, env))
-    return _merge(settings, _uv_variables(env))
+    for source in sources:
+        settings = _merge(settings, source)
+    # No index in one source means none at all, whatever the others name.
+    without_index = any(not source.default_index and not source.indexes for source in sources)
+    return replace(settings, indexes=()) if without_index else settings
 
 
 def _merge(lower: Settings, upper: Settings) -> Settings:
@@ -177,9 +204,9 @@ def _merge(lower: Settings, upper: Settings) -> Settings:
 def _uv_files(env: Mapping[str, str]) -> list[Path]:
     if chosen := env.get("UV_CONFIG_FILE"):
         return [Path(chosen)]
-    home = Path(env.get("HOME") or Path.home())
-    user = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "uv/uv.toml"
-    return [path for path in (Path("/etc/uv/uv.toml"), user) if path.is_file()]
+    user = Path(env.get("XDG_CONFIG_HOME") or _home(env) / ".config") / "uv/uv.toml"
+    machine = [base / "uv/uv.toml" for base in (*_xdg_folders(env), Path("/etc"))]
+    return [*[path for path in machine if path.is_file()][:1], *([user] if user.is_file() else [])]
 
 
 def _read_uv_file(path: Path, env: Mapping[str, str]) -> Settings:
@@ -187,10 +214,11 @@ def _read_uv_file(path: Path, env: Mapping[str, str]) -> Settings:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path} is not a configuration of uv", why=str(error), next="Mend it, or set UV_NO_CONFIG=1.") from error
-    data = {**data, **data.get("pip", {})}
+    if isinstance(own := data.get("pip"), dict):
+        data |= own
     named = [entry for entry in data.get("index", []) if isinstance(entry, dict) and isinstance(entry.get("url"), str)]
     setting = f"uv's index ({path})"
-    indexes = [Place(location=_with_credentials(entry, env), setting=setting) for entry in named]
+    indexes = [Place(location=_with_credentials(entry, env), setting=setting, explicit=entry.get("explicit") is True) for entry in named]
     indexes += [
         Place(location=url, setting=f"uv's {key} ({path})") for key in ("index-url", "extra-index-url") for url in _listed(data.get(key))
     ]
@@ -210,7 +238,7 @@ def _uv_variables(env: Mapping[str, str]) -> Settings:
         return tuple(Place(location=_with_credentials(entry, env), setting=f"uv's {name}") for entry in entries)
 
     default = places("UV_DEFAULT_INDEX") or places("UV_INDEX_URL")
-    without_index = env.get("UV_NO_INDEX", "").lower() in {"1", "true"}
+    without_index = env.get("UV_NO_INDEX", "").lower() in _TRUE
     return Settings(
         find_links=places("UV_FIND_LINKS", ","),
         indexes=() if without_index else (*places("UV_INDEX"), *places("UV_EXTRA_INDEX_URL"), *default),

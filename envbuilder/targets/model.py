@@ -32,9 +32,11 @@ ENVIRONMENTS: tuple[EnvironmentName, ...] = ("serve", "quantize")
 
 def _requirement(text: str) -> str:
     try:
-        Requirement(text)
+        address = Requirement(text).url
     except InvalidRequirement as error:
         raise ValueError(f"not a requirement: {error}") from error
+    if address:
+        raise ValueError("a requirement names a version, not an address: a lock names no host")
     return text
 
 
