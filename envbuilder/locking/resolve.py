@@ -175,7 +175,8 @@ def _make_stand_ins(release: Release, folder: Path, *, store: Store, settings: S
         project, version, _, _ = parse_wheel_filename(file.filename)
         versions[str(project), str(version)].append(file)
     for (name, _), files in versions.items():
-        metadata = _metadata_of_any(name, files, store=store, settings=settings, console=console)
+        wanted = [Wanted(project=name, filename=file.filename, sha256=file.sha256, size=file.size) for file in files]
+        metadata = _metadata_of_any(wanted, store=store, settings=settings, console=console, torch_backend=release.torch_backend)
         for file in files:
             stem = "-".join(file.filename.split("-")[:2])
             tags = "-".join(file.filename.removesuffix(".whl").split("-")[-3:])
