@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
-import sys
-import threading
+import zipfile
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packaging.specifiers import SpecifierSet
-
 from envbuilder.build import overlays
-from envbuilder.errors import ConfigurationError, HashMismatchError, ProgramError, VerificationError
+from envbuilder.errors import VerificationError
 from envbuilder.facts.site_packages import distributions, find_site, owners
-from envbuilder.files import remove_tree, storage_errors, write_json
-from envbuilder.uv import run_uv
+from envbuilder.files import remove_tree, storage_errors, write_atomic, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from envbuilder.console import Console
+    from envbuilder.build.install import Installer
     from envbuilder.layout import Layout
     from envbuilder.locking.model import LockedWheel
     from envbuilder.store.cache import Store
     from envbuilder.targets.model import Environment
 
 _MARKER = ".envbuilder.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interpreter:
-    """A Python to make environments with: its path and full version."""
-
-    path: str
-    version: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,36 +37,7 @@ class Made:
     bytes: int
 
 
-def find_interpreter(specifier: str, *, store: Store) -> Interpreter:
-    """Return a Python that a target admits: the one that runs envbuilder if it fits, else what uv finds on this machine."""
-    own = ".".join(map(str, sys.version_info[:3]))
-    if SpecifierSet(specifier).contains(own):
-        return Interpreter(path=getattr(sys, "_base_executable", None) or sys.executable, version=own)
-    try:
-        path = run_uv(
-            ["python", "find", specifier, "--no-project"], cache=store.uv_cache, what="looking for a Python", capture=True
-        ).stdout.strip()
-        show = ["python", "find", path, "--show-version", "--no-project"]
-        version = run_uv(show, cache=store.uv_cache, what="asking Python for its version", capture=True).stdout.strip()
-    except ProgramError as error:
-        raise ConfigurationError(
-            f"no Python {specifier} on this machine",
-            why=f"envbuilder itself runs under {own}, which the lock does not cover.",
-            next="Install one (Debian, Ubuntu: apt install python3 python3-venv; or `uv python install 3.12`).",
-        ) from error
-    return Interpreter(path=path, version=version)
-
-
-def assemble(
-    name: str,
-    environment: Environment,
-    wheels: Sequence[LockedWheel],
-    *,
-    interpreter: Interpreter,
-    layout: Layout,
-    store: Store,
-    console: Console,
-) -> Made:
+def assemble(name: str, environment: Environment, wheels: Sequence[LockedWheel], *, installer: Installer, layout: Layout) -> Made:
     """Make one environment, in the place of the one that was there.
 
     Raises HashMismatchError if a stored wheel was damaged (it is removed from the store), VerificationError if what
@@ -90,18 +49,11 @@ def assemble(
         log.write_bytes(b"")
         goal.parent.mkdir(parents=True, exist_ok=True)
         remove_tree(fresh)
-        run_uv(
-            ["venv", "--relocatable", "--python", interpreter.path, "--no-project", fresh],
-            cache=store.uv_cache,
-            what=f"making envs/{name}",
-            log=log,
-        )
-        site = find_site(fresh)
-        assert site is not None  # noqa: S101 - uv just made it
-        _install(name, wheels, fresh, site=site, layout=layout, store=store, console=console, log=log)
+        site = installer.install(name, fresh, wheels, log=log)
         _check_content(name, wheels, site)
+        _settle_shared_paths(name, environment, wheels, site, store=installer.store)
         for overlay in environment.overlays:
-            overlays.install(overlay, site)
+            overlays.install(overlay, site, machine=installer.target.machine)
         made = _measure(fresh)
         write_json(fresh / _MARKER, {"schema": "envbuilder/environment/1", "name": name, "identity": made.identity})
         old = layout.scratch / f"{name}.old"
@@ -120,38 +72,7 @@ def is_intact(layout: Layout, name: str, identity: str, wheels: Sequence[LockedW
     except (OSError, ValueError, KeyError, TypeError):
         return False
     site = find_site(environment)
-    return marker == identity and site is not None and layout.python(name).exists() and _differences(wheels, site) == []
-
-
-def _install(
-    name: str,
-    wheels: Sequence[LockedWheel],
-    environment: Path,
-    *,
-    site: Path,
-    layout: Layout,
-    store: Store,
-    console: Console,
-    log: Path,
-) -> None:
-    pairs = [(wheel.file.sha256, wheel.file.filename) for wheel in wheels]
-    requirements = layout.scratch / f"{name}.txt"
-    requirements.write_text(
-        "".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.file.sha256}\n" for wheel in wheels), encoding="utf-8"
-    )
-    command: list[str | Path] = ["pip", "sync", requirements, "--python", environment / "bin" / "python", "--strict"]
-    command += ["--require-hashes", "--no-index", "--find-links", store.link_folder(pairs), "--no-build", "--offline"]
-    try:
-        with _progress(console, name, len(wheels), site):
-            run_uv(command, cache=store.uv_cache, what=f"installing into envs/{name}", log=log, variables={"UV_NO_INSTALLER_METADATA": "1"})
-    except ProgramError as error:
-        if damaged := store.evict_damaged(pairs):
-            raise HashMismatchError(
-                f"{', '.join(damaged)} in the store had other bytes than the lock names",
-                why="The file was changed after it was fetched. It has been removed from the store.",
-                next="Run the same command again: it fetches the file anew.",
-            ) from error
-        raise
+    return marker == identity and site is not None and os.path.lexists(layout.python(name)) and _differences(wheels, site) == []
 
 
 def _check_content(name: str, wheels: Sequence[LockedWheel], site: Path) -> None:
@@ -161,14 +82,32 @@ def _check_content(name: str, wheels: Sequence[LockedWheel], site: Path) -> None
             why="\n".join(differences),
             next="Please report this: uv installed something else than it was told.",
         )
-    shared = {path: names for path, names in owners(site).items() if len(names) > 1 and not path.startswith("../")}
-    if shared:
-        path, names = next(iter(shared.items()))
-        raise VerificationError(
-            f"{len(shared)} paths in envs/{name} belong to two distributions",
-            why=f"{path} comes with {' and '.join(names)}: which of them is there depends on chance, so the environment is not reproducible.",
-            next="Exclude one of the distributions in the target, with a reason.",
-        )
+
+
+def _settle_shared_paths(name: str, environment: Environment, wheels: Sequence[LockedWheel], site: Path, *, store: Store) -> None:
+    """Where two distributions own one path, put there what the target's rule says; without a rule it is an error.
+
+    uv unpacks in parallel: whose file is there would depend on chance, and the environment on the run.
+    """
+    owning = {rule.owner: frozenset({rule.owner, rule.over}) for rule in environment.shared_paths}
+    taken: defaultdict[str, list[str]] = defaultdict(list)
+    for path, names in owners(site).items():
+        if len(names) < 2 or path.startswith("../"):
+            continue
+        owner = next((owner for owner, pair in owning.items() if pair.issuperset(names)), None)
+        if owner is None:
+            raise VerificationError(
+                f"a path in envs/{name} belongs to {' and '.join(names)}",
+                why=f"{path} comes with both: which one is there depends on chance, so the environment is not reproducible.",
+                next="Exclude one of them in the target, or say in its `shared-paths` whose file is to be there; each with a reason.",
+            )
+        taken[owner].append(path)
+    files = {wheel.name: wheel.file for wheel in wheels}
+    for owner, paths in taken.items():
+        with zipfile.ZipFile(store.path(files[owner].sha256, files[owner].filename)) as archive:
+            for path in paths:
+                mode = 0o755 if archive.getinfo(path).external_attr >> 16 & 0o111 else 0o644
+                write_atomic(site / path, archive.read(path), mode=mode)
 
 
 def _differences(wheels: Sequence[LockedWheel], site: Path) -> list[str]:
@@ -179,28 +118,6 @@ def _differences(wheels: Sequence[LockedWheel], site: Path) -> list[str]:
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name) != found.get(name)
     ]
-
-
-@contextlib.contextmanager
-def _progress(console: Console, name: str, total: int, site: Path) -> Iterator[None]:
-    """Show how many distributions have arrived, which is all that can be seen from outside uv."""
-    done = threading.Event()
-
-    def watch() -> None:
-        seen = 0
-        while not done.wait(0.5):
-            now = sum(1 for _ in site.glob("*.dist-info"))
-            progress.advance(now - seen)
-            seen = now
-
-    with console.progress(f"installing {name}", total, unit="distributions") as progress:
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
 
 
 def _measure(environment: Path) -> Made:

@@ -15,6 +15,7 @@ from envbuilder.binaries.system import DEBIAN_12
 from envbuilder.binaries.verdicts import Verdict
 from envbuilder.build import gates, overlays
 from envbuilder.build.assemble import assemble, is_intact
+from envbuilder.build.install import Installer
 from envbuilder.build.manifest import write_manifest
 from envbuilder.build.smoke_stages import SmokeStages, in_manifest
 from envbuilder.build.stages import Chain, Result, Stage, exclusive
@@ -91,13 +92,12 @@ class _Pipeline:
         inputs = {
             "wheels": sorted(wheel.file.sha256 for wheel in wheels),
             "overlays": {overlay: overlays.digest(overlay) for overlay in environment.overlays},
+            "shared-paths": [rule.model_dump() for rule in environment.shared_paths],
             "python": [plan.interpreter.path, plan.interpreter.version],
         }
 
         def run(step: Step) -> Result:
-            made = assemble(
-                name, environment, wheels, interpreter=plan.interpreter, layout=plan.layout, store=plan.store, console=self.console
-            )
+            made = assemble(name, environment, wheels, installer=self._installer(), layout=plan.layout)
             step.detail = f"{_named(environment, wheels)}; {len(wheels)} distributions, {human_size(made.bytes)}"
             return {"made": made.identity, "bytes": made.bytes, "files": made.files}
 
@@ -105,6 +105,12 @@ class _Pipeline:
             return is_intact(plan.layout, name, result["made"], wheels)
 
         self.chain.run(Stage(name=f"assemble-{name}", inputs=inputs, run=run, intact=intact))
+
+    def _installer(self) -> Installer:
+        plan = self.plan
+        return Installer(
+            target=plan.target, interpreter=plan.interpreter, store=plan.store, console=self.console, scratch=plan.layout.scratch
+        )
 
     def _site(self, name: EnvironmentName) -> Path:
         site = find_site(self.plan.layout.environment(name))
@@ -119,9 +125,7 @@ class _Pipeline:
         def run(step: Step) -> Result:
             results = [result for name, environment in named for result in gates.check_gates(name, environment.gates, self._site(name))]
             gates.require(results)
-            step.detail = f"{len(results)} hold: " + ", ".join(
-                dict.fromkeys(f"{it.subject} {it.found}" for it in results if it.environment == "serve")
-            )
+            step.detail = f"{len(results)} of {len(results)} hold"
             return {"gates": [result.as_dict() for result in results]}
 
         inputs = {name: [gate.model_dump() for gate in environment.gates] for name, environment in named}

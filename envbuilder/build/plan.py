@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envbuilder.build.assemble import find_interpreter
+from envbuilder.build.interpreters import find_interpreter, foreign_interpreter
 from envbuilder.errors import ConfigurationError, LockError, UsageError
 from envbuilder.locking.model import intent_of, read_lock
 from envbuilder.store.settings import read_settings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from envbuilder.build.assemble import Interpreter
+    from envbuilder.build.interpreters import Interpreter
     from envbuilder.layout import Layout
     from envbuilder.locking.model import Lock, LockedWheel
     from envbuilder.store.cache import Store
@@ -53,14 +53,10 @@ def make_plan(
 ) -> Plan:
     """Read the lock and the settings and check that they fit the target and this machine.
 
-    Raises LockError (missing, changed, stale), ConfigurationError (another machine, no fitting Python).
+    Raises LockError (missing, changed, stale), ConfigurationError (another system, no fitting Python).
     """
-    if platform.machine() != target.machine or platform.system() != "Linux":
-        raise ConfigurationError(
-            f"target {target.name} cannot be built on this machine",
-            why=f"It is for {target.platform}; this is {platform.system().lower()}/{platform.machine()}.",
-            next="`envbuilder targets` lists the targets and says which fit here.",
-        )
+    if platform.system() != "Linux":
+        raise ConfigurationError("envbuilder builds on Linux only", why=f"This is {platform.system()}.")
     name, release = target.release(release_name)
     lock = read_lock(lock_folder(target_file, target, name))
     if lock.intent != intent_of(target, release):
@@ -69,7 +65,8 @@ def make_plan(
             why=f"{target_file.name} asks for something else than when the lock was made.",
             next=f"Run `envbuilder lock --target {target.name} --release {name}`, or take the target's file back.",
         )
-    interpreter = find_interpreter(target.python, store=store)
+    native = platform.machine() == target.machine
+    interpreter = find_interpreter(target.python, store=store) if native else foreign_interpreter(target)
     return Plan(
         target=target,
         release_name=name,

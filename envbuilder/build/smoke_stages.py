@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,22 @@ class SmokeStages:
 
     def run(self) -> dict[str, Any]:
         """Return what smoke.json says at the end."""
-        if not self.plan.smoke:
-            return self._skip("--no-smoke was given")
+        if reason := self._obstacle():
+            return self._skip(reason)
         quantized = smoke.from_json(smoke.QuantizeResult, self._quantize())
         served = smoke.from_json(smoke.ServeResult, self._serve(quantized))
         return self._write(smoke.document(quantized, served))
+
+    def _obstacle(self) -> str:
+        """Say why the canary cannot or shall not be tried here; empty when it can."""
+        target = self.plan.target
+        if not self.plan.smoke:
+            return "--no-smoke was given"
+        if self.plan.interpreter.foreign:
+            return f"the environments are for {target.platform}, and this machine is linux/{platform.machine()}"
+        if target.device == "cuda" and not smoke.has_gpu():
+            return "this machine has no NVIDIA GPU"
+        return ""
 
     def _skip(self, reason: str) -> dict[str, Any]:
         for name in NAMES:

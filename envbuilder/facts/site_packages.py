@@ -71,10 +71,10 @@ def vllm_module_of(site: Path, architecture: str) -> str | None:
 
 
 def owners(site: Path) -> dict[str, list[str]]:
-    """Return {path: distributions} of every installed file, from the RECORDs; paths relative to site-packages."""
+    """Return {path: canonical names of distributions} of every installed file, from the RECORDs; paths relative to site-packages."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for record in sorted(site.glob("*.dist-info/RECORD")):
-        name = record.parent.name.partition("-")[0]
+        name = str(canonicalize_name(record.parent.name.partition("-")[0]))
         for path in _recorded(record):
             found[path].append(name)
     return dict(found)

@@ -7,7 +7,7 @@ way. `document` puts the two together, `require` raises if they did not prove wh
 from __future__ import annotations
 
 from envbuilder.smoke.documents import document, not_run, require
-from envbuilder.smoke.machine import look
+from envbuilder.smoke.machine import has_gpu, look
 from envbuilder.smoke.quantizing import QuantizeRequest, quantize
 from envbuilder.smoke.results import Control, Device, QuantizeResult, ServeResult, Stage, Status, from_json, to_json
 from envbuilder.smoke.serving import ServeRequest, serve
@@ -23,6 +23,7 @@ __all__ = [
     "Status",
     "document",
     "from_json",
+    "has_gpu",
     "look",
     "not_run",
     "quantize",

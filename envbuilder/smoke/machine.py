@@ -27,7 +27,12 @@ def look(python: Path, *, log: Path) -> tuple[Device, str]:
     if machine != here:
         return Device.CUDA, f"the environment is for {machine}, and this machine is {here}"
     environment = children.probe(python, log=log)
-    return device_of(environment), obstacle(environment, has_gpu=_DRIVER.exists() or _WSL.exists())
+    return device_of(environment), obstacle(environment, has_gpu=has_gpu())
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver is at work on this machine."""
+    return _DRIVER.exists() or _WSL.exists()
 
 
 def device_of(environment: Environment) -> Device:

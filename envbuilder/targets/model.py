@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -109,6 +109,14 @@ class ExpectedAbi(_Model):
     reason: str
 
 
+class SharedPaths(_Model):
+    """A rule for paths that two distributions own: the one whose files are there, the one whose are not, and why."""
+
+    owner: str
+    over: str
+    reason: str
+
+
 class KnownFile(_Model):
     """A wheel that the locking machine may not reach, named by hash, with where the hash was read."""
 
@@ -128,6 +136,7 @@ class Environment(_Model):
     variables: Mapping[str, str] = {}
     gates: tuple[Gate, ...] = ()
     expected_abi: tuple[ExpectedAbi, ...] = ()
+    shared_paths: tuple[SharedPaths, ...] = ()
 
 
 class Release(_Model):
@@ -147,7 +156,7 @@ class Release(_Model):
 class Target(_Model):
     """What can be built, for which machine.
 
-    `glibc` is the newest that the target's machines are sure to have; `cross_python` the minor version of Python that
+    `glibc` is the newest that the target's machines are sure to have; `cross_python` the Python of its machines, which
     an environment gets when it is assembled on another kind of machine (None: that is not offered).
     """
 
@@ -157,7 +166,7 @@ class Target(_Model):
     platform: Literal["linux/x86_64", "linux/aarch64"]
     glibc: Annotated[str, Field(pattern=r"^2\.\d+$")]
     python: _Specifier
-    cross_python: Annotated[str, Field(pattern=r"^3\.\d+$")] | None = None
+    cross_python: Annotated[str, Field(pattern=r"^3\.\d+\.\d+$")] | None = None
     device: Literal["cpu", "cuda"]
     default_release: str
     releases: Mapping[str, Release]
@@ -190,10 +199,36 @@ def read_target(path: Path) -> Target:
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}", why=error.strerror or str(error)) from error
     try:
-        return Target.model_validate(data)
+        return Target.model_validate({**data, "releases": _extended(data.get("releases"))})
     except ValidationError as error:
         faults = "\n".join(_explain(detail) for detail in error.errors())
         raise ConfigurationError(f"{path} is not a target", why=faults, next="docs/targets.md lists every key.") from error
+
+
+def _extended(releases: Any) -> Any:  # noqa: ANN401 - not validated yet
+    """Give each release with an `extends` what the other one has: tables are merged, lists added to, the rest replaced."""
+    if not isinstance(releases, dict):
+        return releases
+    merged: dict[str, Any] = {}
+    for name, release in releases.items():
+        base = release.get("extends") if isinstance(release, dict) else None
+        if base is not None and base not in merged:
+            raise ConfigurationError(f"release {name!r} extends {base!r}", why=f"There is no release {base!r} before it in the file.")
+        own = {key: value for key, value in release.items() if key != "extends"} if base is not None else release
+        merged[name] = _merged(merged[base], own) if base is not None else own
+    return merged
+
+
+def _merged(base: Any, own: Any) -> Any:  # noqa: ANN401 - any part of a release
+    match base, own:
+        case dict(), dict():
+            return {
+                key: _merged(base[key], own[key]) if key in base and key in own else own.get(key, base.get(key)) for key in {**base, **own}
+            }
+        case list(), list():
+            return [*base, *own]
+        case _:
+            return own
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -206,5 +241,5 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def _known_keys() -> list[str]:
-    models = (Target, Release, Environment, VersionGate, TorchBuildGate, ArchitectureGate, Exclusion, ExpectedAbi, KnownFile)
+    models = (Target, Release, Environment, VersionGate, TorchBuildGate, ArchitectureGate, Exclusion, ExpectedAbi, SharedPaths, KnownFile)
     return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
