@@ -53,7 +53,7 @@ def assemble(name: str, environment: Environment, wheels: Sequence[LockedWheel],
         _check_content(name, wheels, site)
         _settle_shared_paths(name, environment, wheels, site, store=installer.store)
         for overlay in environment.overlays:
-            overlays.install(overlay, site, machine=installer.target.machine)
+            overlays.install(overlay, site, machine=installer.interpreter.machine)
         made = _measure(fresh)
         write_json(fresh / _MARKER, {"schema": "envbuilder/environment/1", "name": name, "identity": made.identity})
         old = layout.scratch / f"{name}.old"

@@ -94,7 +94,7 @@ class Installer:
     def _mode(self, environment: Path, site: Path) -> list[str | Path]:
         if not self.interpreter.foreign:
             return ["sync", "--strict", "--python", environment / "bin" / "python"]
-        platform = f"{self.target.machine}-manylinux_{self.target.glibc.replace('.', '_')}"
+        platform = f"{self.interpreter.machine}-manylinux_{self.target.glibc.replace('.', '_')}"
         return ["install", "--no-deps", "--target", site, "--python-version", self.interpreter.minor, "--python-platform", platform]
 
     def _explained(self, error: ProgramError, pairs: Sequence[tuple[str, str]]) -> ProgramError | HashMismatchError:

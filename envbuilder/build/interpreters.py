@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from envbuilder.uv import run_uv
 
 if TYPE_CHECKING:
     from envbuilder.store.cache import Store
-    from envbuilder.targets.model import Target
+    from envbuilder.targets.model import Machine, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class Interpreter:
 
     path: str
     version: str
+    machine: Machine
     foreign: bool = False
 
     @property
@@ -29,11 +31,22 @@ class Interpreter:
         return ".".join(self.version.split(".")[:2])
 
 
-def find_interpreter(specifier: str, *, store: Store) -> Interpreter:
-    """Return a Python that a target admits: the one that runs envbuilder if it fits, else what uv finds on this machine."""
+def find_interpreter(target: Target, *, store: Store) -> Interpreter:
+    """Return the Python to build a target with.
+
+    On a machine of the target's kind that is the one that runs envbuilder, if the target admits it, else what uv finds
+    here; on another machine it is the one that the target's machines have.
+    """
+    for machine in target.machines:
+        if machine == platform.machine():
+            return _own_interpreter(target.python, machine, store=store)
+    return _foreign_interpreter(target)
+
+
+def _own_interpreter(specifier: str, machine: Machine, *, store: Store) -> Interpreter:
     own = ".".join(map(str, sys.version_info[:3]))
     if SpecifierSet(specifier).contains(own):
-        return Interpreter(path=getattr(sys, "_base_executable", None) or sys.executable, version=own)
+        return Interpreter(path=getattr(sys, "_base_executable", None) or sys.executable, version=own, machine=machine)
     look = ["python", "find", specifier, "--no-project"]
     try:
         path = run_uv(look, cache=store.uv_cache, what="looking for a Python", capture=True).stdout.strip()
@@ -45,16 +58,15 @@ def find_interpreter(specifier: str, *, store: Store) -> Interpreter:
             why=f"envbuilder itself runs under {own}, which the lock does not cover.",
             next="Install one (Debian, Ubuntu: apt install python3 python3-venv; or `uv python install 3.12`).",
         ) from error
-    return Interpreter(path=path, version=version)
+    return Interpreter(path=path, version=version, machine=machine)
 
 
-def foreign_interpreter(target: Target) -> Interpreter:
-    """Return the Python of a target's own machines, for environments that are assembled elsewhere."""
+def _foreign_interpreter(target: Target) -> Interpreter:
     if target.cross_python is None:
         raise ConfigurationError(
-            f"target {target.name} can only be built on {target.platform}",
+            f"target {target.name} can only be built on {' or '.join(target.platforms)}",
             why="It names no `cross-python`, the Python that its machines have.",
             next="`envbuilder targets` lists the targets and says which fit here.",
         )
     minor = ".".join(target.cross_python.split(".")[:2])
-    return Interpreter(path=f"/usr/bin/python{minor}", version=target.cross_python, foreign=True)
+    return Interpreter(path=f"/usr/bin/python{minor}", version=target.cross_python, machine=target.machines[0], foreign=True)

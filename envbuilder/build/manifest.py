@@ -24,7 +24,7 @@ def write_manifest(plan: Plan, builds: Mapping[EnvironmentName, TorchBuild | Non
         "envbuilder": __version__,
         "target": plan.target.name,
         "release": plan.release_name,
-        "platform": plan.target.platform,
+        "platform": f"linux/{plan.interpreter.machine}",
         "python": plan.interpreter.version,
         "lock": f"sha256:{plan.lock.digest}",
         "vllm": plan.release.vllm,

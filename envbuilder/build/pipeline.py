@@ -149,7 +149,7 @@ class _Pipeline:
         expected = [ExpectedFault(path=it.path, verdict=Verdict(it.verdict), reason=it.reason) for it in environment.expected_abi]
         brought = frozenset[str]().union(*(overlays.sonames(overlay) for overlay in environment.overlays))
         system = dataclasses.replace(DEBIAN_12, sonames=DEBIAN_12.sonames | brought)
-        return check_environment(self._site(name), machine=self.plan.target.machine, system=system, expected=expected)
+        return check_environment(self._site(name), machine=self.plan.interpreter.machine, system=system, expected=expected)
 
     # -- the record ----------------------------------------------------------------------------------------------
 

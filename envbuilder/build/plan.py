@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envbuilder.build.interpreters import find_interpreter, foreign_interpreter
+from envbuilder.build.interpreters import find_interpreter
 from envbuilder.errors import ConfigurationError, LockError, UsageError
 from envbuilder.locking.model import intent_of, read_lock
 from envbuilder.store.settings import read_settings
@@ -65,8 +65,7 @@ def make_plan(
             why=f"{target_file.name} asks for something else than when the lock was made.",
             next=f"Run `envbuilder lock --target {target.name} --release {name}`, or take the target's file back.",
         )
-    native = platform.machine() == target.machine
-    interpreter = find_interpreter(target.python, store=store) if native else foreign_interpreter(target)
+    interpreter = find_interpreter(target, store=store)
     return Plan(
         target=target,
         release_name=name,
@@ -78,7 +77,9 @@ def make_plan(
         settings=read_settings(),
         offline=offline,
         smoke=smoke,
-        wheels={environment: lock.wheels(environment, interpreter.version) for environment, _ in release.environments()},
+        wheels={
+            environment: lock.wheels(environment, interpreter.version, interpreter.machine) for environment, _ in release.environments()
+        },
     )
 
 

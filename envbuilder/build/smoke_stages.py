@@ -42,7 +42,7 @@ class SmokeStages:
         if not self.plan.smoke:
             return "--no-smoke was given"
         if self.plan.interpreter.foreign:
-            return f"the environments are for {target.platform}, and this machine is linux/{platform.machine()}"
+            return f"the environments are for linux/{self.plan.interpreter.machine}, and this machine is linux/{platform.machine()}"
         if target.device == "cuda" and not smoke.has_gpu():
             return "this machine has no NVIDIA GPU"
         return ""

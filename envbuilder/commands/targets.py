@@ -35,14 +35,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
             for name, release in target.releases.items()
         ]
         fits = target.name == fitting
-        rows.append({"name": target.name, "summary": target.summary, "platform": target.platform, "fits": fits, "releases": releases})
+        rows.append(
+            {"name": target.name, "summary": target.summary, "platforms": list(target.platforms), "fits": fits, "releases": releases}
+        )
     if args.json:
         print(json.dumps({"schema": "envbuilder/targets/1", "fitting": fitting, "evidence": list(evidence), "targets": rows}))  # noqa: T201
         return 0
     console.table(
         "Targets",
         ("target", "platform", "releases (* default)", "what it is"),
-        [(_mark(row), row["platform"], _releases(row), row["summary"]) for row in rows],
+        [(_mark(row), ", ".join(row["platforms"]), _releases(row), row["summary"]) for row in rows],
     )
     console.line(f"This machine is a {fitting}: {'; '.join(evidence) or 'no sign of an NVIDIA GPU'}.")
     return 0

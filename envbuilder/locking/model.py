@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from envbuilder.targets.model import EnvironmentName, Release, Target
+    from envbuilder.targets.model import EnvironmentName, Machine, Release, Target
 
 SCHEMA = "envbuilder/lock/1"
 _DIGEST_LINE = re.compile(r'^digest = "sha256:([0-9a-f]{64})"\n\Z', re.MULTILINE)
@@ -70,7 +70,7 @@ class Lock:
 
     target: str
     release: str
-    platform: str
+    platforms: tuple[str, ...]
     glibc: str
     python: str
     resolver: str
@@ -78,12 +78,11 @@ class Lock:
     digest: str
     environments: Mapping[EnvironmentName, tuple[LockedRequirement, ...]]
 
-    def wheels(self, environment: EnvironmentName, python: str) -> tuple[LockedWheel, ...]:
+    def wheels(self, environment: EnvironmentName, python: str, machine: Machine) -> tuple[LockedWheel, ...]:
         """Return what one environment consists of under an interpreter, given by its full version ("3.11.2").
 
         Raises LockError where the lock has no fitting file.
         """
-        machine = self.platform.removeprefix("linux/")
         marker_environment = _marker_environment(python, machine)
         major, minor, *_ = python.split(".")
         chosen = []
@@ -106,7 +105,7 @@ def intent_of(target: Target, release: Release) -> str:
     """Return the digest of what a target asks the resolver for; gates and overlays have no part in it."""
     return digest_of(
         {
-            "platform": target.platform,
+            "platforms": sorted(target.platforms),
             "glibc": target.glibc,
             "python": str(SpecifierSet(target.python)),
             "environments": {
@@ -153,7 +152,7 @@ def _inputs_text(lock: Lock) -> str:
         "schema": SCHEMA,
         "target": lock.target,
         "release": lock.release,
-        "platform": lock.platform,
+        "platforms": lock.platforms,
         "glibc": lock.glibc,
         "python": lock.python,
         "resolver": lock.resolver,
@@ -212,7 +211,8 @@ def _parse(folder: Path, text: str, texts: Mapping[EnvironmentName, str], digest
             )
         files = {row["sha256"]: LockedFile(filename=name, sha256=row["sha256"], size=row["size"]) for name, row in inputs["files"].items()}
         return Lock(
-            **{key: inputs[key] for key in ("target", "release", "platform", "glibc", "python", "resolver")},
+            **{key: inputs[key] for key in ("target", "release", "glibc", "python", "resolver")},
+            platforms=tuple(inputs["platforms"]),
             intent=inputs["intent"].removeprefix("sha256:"),
             digest=digest,
             environments={name: tuple(parse_requirements(text, files)) for name, text in texts.items()},

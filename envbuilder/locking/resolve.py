@@ -58,7 +58,7 @@ def resolve(target: Target, release_name: str, release: Release, *, store: Store
     return Lock(
         target=target.name,
         release=release_name,
-        platform=target.platform,
+        platforms=target.platforms,
         glibc=target.glibc,
         python=target.python,
         resolver=f"uv {version}",
@@ -117,8 +117,8 @@ class _Resolver:
             yield LockedRequirement(name=name, version=version, marker=marker, files=tuple(self._best(name, version, files[name, version])))
 
     def _pyproject(self, environment: Environment) -> str:
-        """A throwaway project that asks uv for exactly this environment, on exactly this platform, from wheels only."""
-        platform = f"sys_platform == 'linux' and platform_machine == '{self.target.machine}'"
+        """A throwaway project that asks uv for exactly this environment, on exactly these platforms, from wheels only."""
+        platforms = json.dumps([f"sys_platform == 'linux' and platform_machine == '{machine}'" for machine in self.target.machines])
         lines = [
             "[project]",
             'name = "envbuilder-environment"',
@@ -126,8 +126,8 @@ class _Resolver:
             f"requires-python = {json.dumps(self.target.python)}",
             f"dependencies = {json.dumps(environment.requires)}",
             "[tool.uv]",
-            f"environments = [{json.dumps(platform)}]",
-            f"required-environments = [{json.dumps(platform)}]",
+            f"environments = {platforms}",
+            f"required-environments = {platforms}",
             "no-build = true",
             f"constraint-dependencies = {json.dumps(environment.constraints)}",
             f"exclude-dependencies = {json.dumps([exclusion.name for exclusion in environment.excludes])}",
@@ -155,10 +155,14 @@ class _Resolver:
     def _best(self, name: str, version: str, files: Sequence[LockedFile]) -> Iterator[LockedFile]:
         by_name = {file.filename: file for file in files}
         pythons = pythons_of(self.target.python)
-        chosen = {best_wheel(by_name, python=python, machine=self.target.machine, glibc=self.target.glibc) for python in pythons} - {None}
+        machines = self.target.machines
+        chosen = {
+            best_wheel(by_name, python=python, machine=machine, glibc=self.target.glibc) for python in pythons for machine in machines
+        }
+        chosen.discard(None)
         if not chosen:
             raise LockError(
-                f"{name} {version} has no wheel for glibc {self.target.glibc} on {self.target.machine}",
+                f"{name} {version} has no wheel for glibc {self.target.glibc} on {' or '.join(machines)}",
                 why=f"Its wheels: {', '.join(sorted(by_name)) or 'none'}.",
                 next="Raise `glibc` in the target, or constrain the distribution to a version with such a wheel.",
             )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 SCHEMA = "envbuilder/target/1"
+Machine: TypeAlias = Literal["x86_64", "aarch64"]
 EnvironmentName: TypeAlias = Literal["serve", "quantize"]
 ENVIRONMENTS: tuple[EnvironmentName, ...] = ("serve", "quantize")
 
@@ -163,7 +164,7 @@ class Target(_Model):
     schema_: Literal["envbuilder/target/1"] = Field(alias="schema")
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     summary: str
-    platform: Literal["linux/x86_64", "linux/aarch64"]
+    platforms: Annotated[tuple[Literal["linux/x86_64", "linux/aarch64"], ...], Field(min_length=1)]
     glibc: Annotated[str, Field(pattern=r"^2\.\d+$")]
     python: _Specifier
     cross_python: Annotated[str, Field(pattern=r"^3\.\d+\.\d+$")] | None = None
@@ -178,9 +179,9 @@ class Target(_Model):
         return self
 
     @property
-    def machine(self) -> str:
-        """The machine's name in `platform.machine()` and in wheel tags."""
-        return self.platform.removeprefix("linux/")
+    def machines(self) -> tuple[Machine, ...]:
+        """The machines' names in `platform.machine()` and in wheel tags."""
+        return tuple("aarch64" if platform == "linux/aarch64" else "x86_64" for platform in self.platforms)
 
     def release(self, name: str | None) -> tuple[str, Release]:
         """Return the release of that name, or the default one."""
