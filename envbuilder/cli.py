@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "abi": "tell whether extension modules load with a torch, without loading them",
     "build": "build an environment for a target, prove it, and write its manifest",
+    "gpu-code": "tell which GPU code files carry, and how it gets to run on a GPU",
     "lock": "resolve a target's release and write its locks, or check that they are current",
     "run": "run a command inside a built environment",
     "smoke": "prove a built environment again: quantize, serve, decode, compare",

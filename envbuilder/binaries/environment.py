@@ -47,14 +47,19 @@ class TorchBuild:
     assumed: frozenset[str]
 
 
-def shared_objects(root: Path) -> Iterator[str]:
-    """Yield the paths of all files named like shared objects, in no order. Links to folders are not followed."""
+def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the paths of all files named like shared objects, or ending in one of `also`; in no order.
+
+    Links to folders are not followed.
+    """
     pending = [str(root)]
     while pending:
         try:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
-                    if ".so" in entry.name and _SHARED_OBJECT.search(entry.name) and not entry.is_dir():
+                    name = entry.name
+                    wanted = (".so" in name and _SHARED_OBJECT.search(name) is not None) or (also and name.endswith(also))
+                    if wanted and not entry.is_dir():
                         yield entry.path
                     elif entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)

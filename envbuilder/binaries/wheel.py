@@ -19,7 +19,7 @@ from envbuilder.files import disk_full, human_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_WANTED = re.compile(r"\.so(\.[0-9]+)*$|(^|/)torch/version\.py$")
+_WANTED = re.compile(r"\.so(\.[0-9]+)*$|\.(cubin|fatbin)$|(^|/)torch/version\.py$")
 _MAX_DIRECTORY = 8 << 20  # torch's wheel, 13,000 files: 1.6 MB. zipfile makes an object of half a kB for each entry.
 _MAX_RATIO = 64  # compressed to unpacked; real ELF files stay below 12
 _MIN_ALLOWANCE = 64 << 20

@@ -1,0 +1,178 @@
+"""What of a file's GPU code runs on a GPU: natively, by its family, compiled from PTX at first use, or not at all.
+
+The rules are NVIDIA's (CUDA C++ Programming Guide, "Application Compatibility" and "Feature Set Compiler Targets"):
+machine code for X.y runs on X.z where z >= y; code for an `a` target runs on exactly that number; for an `f` target,
+within its major from its number on. So sm_120 and sm_120f run on a GB10 (12.1), sm_120a does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from envbuilder.binaries.environment import shared_objects
+from envbuilder.binaries.fatbin import GpuCode, read_gpu_code_path
+from envbuilder.binaries.layout import MalformedElfError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from envbuilder.binaries.fatbin import Arch, Code
+
+SCHEMA = "envbuilder/gpu-code/1"
+GPU_FILES = (".cubin", ".fatbin")
+
+
+class Way(StrEnum):
+    """How code gets to run on a GPU, the best first."""
+
+    NATIVE = "native"
+    FAMILY = "family"
+    JIT = "jit"
+    NONE = "none"
+    HOST_ONLY = "host-only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCodeFile:
+    """One file: its pieces by arch, and how its translation units run. `verdict`: the best way any of them has.
+
+    A file is seldom of one kind: vLLM's `_C` has units for sm_120f, others as PTX, and some for other GPUs only.
+    """
+
+    path: str
+    cubins: dict[str, int]
+    ptx: dict[str, int]
+    units: dict[str, int]
+    verdict: Way
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCodeReport:
+    """All files asked about, for one arch. `unreadable`: (path, why).
+
+    `ok`: each path asked about has GPU code that runs, or none at all, and every file could be read. A file that
+    cannot run is no fault among others: vLLM ships FlashAttention 3, for sm_90a only, to every GPU.
+    """
+
+    arch: str
+    ok: bool
+    files: tuple[GpuCodeFile, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "arch": self.arch,
+            "ok": self.ok,
+            "files": [{"path": f.path, "cubins": f.cubins, "ptx": f.ptx, "units": f.units, "verdict": f.verdict} for f in self.files],
+            "unreadable": [{"path": path, "why": why} for path, why in self.unreadable],
+        }
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> GpuCodeReport:
+        """Read what as_json wrote. Raises KeyError, ValueError or TypeError on anything else."""
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"schema {document['schema']!r} is not {SCHEMA!r}")
+        return GpuCodeReport(
+            arch=document["arch"],
+            ok=document["ok"],
+            files=tuple(GpuCodeFile(**{**file, "verdict": Way(file["verdict"])}) for file in document["files"]),
+            unreadable=tuple((entry["path"], entry["why"]) for entry in document["unreadable"]),
+        )
+
+
+def runs(code: Code, gpu: Arch) -> Way:
+    """Tell how one piece of code gets to run on a GPU, whose number alone counts (121 for sm_121a)."""
+    same_family = code.arch.major == gpu.major and code.arch.number <= gpu.number
+    match code.arch.variant:
+        case "a":
+            fits = code.arch.number == gpu.number
+        case "f":
+            fits = same_family
+        case _:
+            fits = code.arch.number <= gpu.number if code.ptx else same_family
+    if not fits:
+        return Way.NONE
+    if code.ptx:
+        return Way.JIT
+    return Way.NATIVE if code.arch.number == gpu.number else Way.FAMILY
+
+
+def best(ways: Iterable[Way]) -> Way:
+    order = list(Way)
+    return min(ways, key=order.index, default=Way.HOST_ONLY)
+
+
+def judge(path: str, code: GpuCode, gpu: Arch) -> GpuCodeFile:
+    """Judge a file: each translation unit runs in the best way that any piece of its code has."""
+    units: Counter[Way] = Counter()
+    for pieces, count in code.units.items():
+        if pieces:
+            units[best(runs(piece, gpu) for piece in pieces)] += count
+    return GpuCodeFile(
+        path=path,
+        cubins=_counted(code, ptx=False),
+        ptx=_counted(code, ptx=True),
+        units={way.value: units[way] for way in Way if units[way]},
+        verdict=best(units),
+    )
+
+
+def check_gpu_code(paths: Sequence[Path], gpu: Arch) -> GpuCodeReport:
+    """Read files and folders. In a folder, what is not ELF at all is passed over: it holds no GPU code."""
+    reports = [_check_folder(path, gpu) if path.is_dir() else _check_file(path, gpu) for path in paths]
+    return GpuCodeReport(
+        arch=f"sm_{gpu}",
+        ok=all(report.ok for report in reports),
+        files=tuple(file for report in reports for file in report.files),
+        unreadable=tuple(entry for report in reports for entry in report.unreadable),
+    )
+
+
+def _check_file(path: Path, gpu: Arch) -> GpuCodeReport:
+    files, unreadable = _read([(str(path), str(path))])
+    unreadable += [(str(path), "not an ELF file")] if not files and not unreadable else []
+    return _report([(shown, code) for shown, code in files], unreadable, gpu)
+
+
+def _check_folder(root: Path, gpu: Arch) -> GpuCodeReport:
+    found = sorted(shared_objects(root, also=GPU_FILES))
+    loose = [path for path in found if path.endswith(GPU_FILES)]
+    files, unreadable = _read([(path, os.path.relpath(path, root)) for path in found if not path.endswith(GPU_FILES)])
+    # Loose cubins come by the ten thousand (flashinfer-cubin): one entry for each package.
+    cubins, broken = _read([(path, os.path.relpath(path, root).partition("/")[0]) for path in loose])
+    packages: dict[str, GpuCode] = {}
+    for package, code in cubins:
+        packages[package] = packages[package] + code if package in packages else code
+    return _report([*files, *((f"{package}/**", code) for package, code in packages.items())], [*unreadable, *broken], gpu)
+
+
+def _read(paths: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, GpuCode]], list[tuple[str, str]]]:
+    files: list[tuple[str, GpuCode]] = []
+    unreadable: list[tuple[str, str]] = []
+    for path, shown in paths:
+        try:
+            files.append((shown, read_gpu_code_path(path)))
+        except MalformedElfError as error:
+            if error.is_elf:
+                unreadable.append((shown, str(error)))
+        except OSError as error:
+            unreadable.append((shown, error.strerror or str(error)))
+    return files, unreadable
+
+
+def _report(files: Iterable[tuple[str, GpuCode]], unreadable: Sequence[tuple[str, str]], gpu: Arch) -> GpuCodeReport:
+    judged = tuple(judge(shown, code, gpu) for shown, code in files)
+    runs_somewhere = best(file.verdict for file in judged) is not Way.NONE
+    return GpuCodeReport(arch=f"sm_{gpu}", ok=runs_somewhere and not unreadable, files=judged, unreadable=tuple(unreadable))
+
+
+def _counted(code: GpuCode, *, ptx: bool) -> dict[str, int]:
+    """Count pieces by their full name, in the order of the archs."""
+    chosen = sorted((piece for piece in code.pieces if piece.ptx == ptx), key=lambda piece: piece.arch)
+    return {str(piece): code.pieces[piece] for piece in chosen}
