@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 # name -> what `envbuilder --help` says of it. The module is envbuilder.commands.<name>, with - as _.
 COMMANDS = {
-    "abi": "tell whether extension modules load with a torch, without loading them",
+    "abi": "tell whether extensions load with a torch, without loading them",
     "build": "build an environment for a target, prove it, and write its manifest",
     "gpu-code": "tell which GPU code files carry, and how it gets to run on a GPU",
-    "lock": "resolve a target's release and write its locks, or check that they are current",
+    "lock": "write a release's locks, or check that they are whole and current",
     "run": "run a command inside a built environment",
     "smoke": "prove a built environment again: quantize, serve, decode, compare",
     "targets": "list what can be built, and which target fits this machine",
@@ -40,6 +40,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, next=f"See `{self.prog} --help`.")
+
+
+class _Help(argparse.HelpFormatter):
+    """A module's docstring as a description: paragraphs are wrapped to the terminal, indented lines left alone."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip().split("\n\n")
+        return "\n\n".join(it if it.startswith(" ") else super(_Help, self)._fill_text(it, width, indent) for it in paragraphs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +129,7 @@ def _dispatch(arguments: Sequence[str], console: Console) -> int:
     parser = _Parser(
         prog=f"envbuilder {name}",
         description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,  # `--js` would be half of --json: understood here, unknown to `main`
     )
     module.configure(parser)
@@ -134,11 +142,11 @@ def _overview() -> str:
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     return (
         "usage: envbuilder COMMAND [options]\n\n"
-        "A reproducible vLLM environment for NVIDIA DGX Spark, and the proof that it works.\n\n"
+        "A reproducible vLLM environment for NVIDIA DGX Spark, and proof that it works.\n\n"
         f"commands:\n{rows}\n\n"
-        "`envbuilder COMMAND --help` says more of each. Exit codes: 0 fine; 1 findings or a failed\n"
-        "verification; 2 wrong usage or configuration; 3 envbuilder itself failed; 4 a step could\n"
-        "not be carried out; 130 interrupted."
+        "`envbuilder COMMAND --help` says more of each. Exit codes: 0 fine; 1 findings or\n"
+        "a failed verification; 2 wrong usage or configuration; 3 envbuilder itself\n"
+        "failed; 4 a step could not be carried out; 130 interrupted."
     )
 
 

@@ -1,6 +1,6 @@
 """Run a command inside a built environment, with the right variables.
 
-    envbuilder run --out .envbuilder/cpu -- python -m vllm.entrypoints.openai.api_server --model DIR
+    envbuilder run -- python -m vllm.entrypoints.openai.api_server --model DIR
 
 The command takes this process's place: it gets its signals and its exit code is the command's.
 """
