@@ -27,4 +27,19 @@ EVERYWHERE = (
         verdict=Verdict.MISSING_LIBRARY,
         reason="linked against a shared libpython, which Debian's interpreter is not; only users of cuda.tile import it",
     ),
+    ExpectedFault(
+        path="torch_c_dlpack_ext/libtorch_c_dlpack_addon_torch2[4-9]-*.so",
+        verdict=Verdict.UNDEFINED_SYMBOLS,
+        reason="one build for each torch from 2.4 to 2.9; core.py loads the one that is named after the torch it finds",
+    ),
+    ExpectedFault(
+        path="torchcodec/libtorchcodec_*.so",
+        verdict=Verdict.MISSING_LIBRARY,
+        reason="one build for each FFmpeg from 4 to 9, taken from the system; without FFmpeg no video is decoded",
+    ),
+    ExpectedFault(
+        path="cuda/core/cu1[0-9]/_tensor_bridge.*.so",
+        verdict=Verdict.UNDEFINED_SYMBOLS,
+        reason="takes torch's symbols from the global scope, where vLLM does not put them; only users of cuda.core with tensors load it",
+    ),
 )
