@@ -127,14 +127,77 @@ class KnownFile(_Model):
     source: str
 
 
+class SourceFile(_Model):
+    """The sdist that a release is built from, by hash."""
+
+    filename: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.+-]*\.tar\.gz$")]
+    sha256: Sha256
+    size: int
+
+
+class SourceTree(_Model):
+    """A source that CMake would fetch, taken from a folder of a locked wheel instead: where it goes below `deps/`.
+
+    `pin` is what vLLM's own build files ask for and must be found in them; `sha256` is the tree's hash
+    (envbuilder.compile.sources.tree_hash).
+    """
+
+    name: str
+    distribution: str
+    path: str
+    goal: str
+    pin: str = ""
+    sha256: Sha256
+
+
+class Component(_Model):
+    """A part of the wheel that is more than Python: built here, taken from the published wheel, or left out, and why.
+
+    `members` are path patterns inside the wheel (fnmatch; `*` crosses folders).
+    """
+
+    name: str
+    how: Literal["source", "published", "omitted"]
+    members: Annotated[tuple[str, ...], Field(min_length=1)]
+    reason: str
+
+
+class Edit(_Model):
+    """A change to a file of the source: `find` must be there exactly once."""
+
+    name: str
+    path: str
+    find: Annotated[str, Field(min_length=1)]
+    replace: str
+    reason: str
+
+
+class Compile(_Model):
+    """How a release's vLLM is built from source.
+
+    `arch` is one GPU in TORCH_CUDA_ARCH_LIST's words ("12.1a"). `requires` are the distributions of the build, for the
+    machine that builds: these and none that they require in turn. `cuda` are those of the serve environment that make
+    up the CUDA toolkit, for the machine that is built for.
+    """
+
+    sdist: SourceFile
+    arch: Annotated[str, Field(pattern=r"^\d+\.\d[af]?$")]
+    requires: tuple[_Requirement, ...]
+    cuda: tuple[str, ...]
+    trees: tuple[SourceTree, ...]
+    components: tuple[Component, ...]
+    edits: tuple[Edit, ...]
+
+
 class Environment(_Model):
-    """One half of a release."""
+    """One half of a release. `arguments` are what an image's entry point gives vLLM's server, unless its caller says otherwise."""
 
     requires: tuple[_Requirement, ...]
     constraints: tuple[_Requirement, ...] = ()
     excludes: tuple[Exclusion, ...] = ()
     overlays: tuple[str, ...] = ()
     variables: Mapping[str, str] = {}
+    arguments: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     expected_abi: tuple[ExpectedAbi, ...] = ()
     shared_paths: tuple[SharedPaths, ...] = ()
@@ -147,11 +210,35 @@ class Release(_Model):
     torch_backend: str | None = None
     serve: Environment
     quantize: Environment
+    compile: Compile | None = None
     known_files: tuple[KnownFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _source_says_how(self) -> Release:
+        if self.vllm == "source" and self.compile is None:
+            raise ValueError("vllm = 'source' needs a `compile` table")
+        return self
 
     def environments(self) -> Iterator[tuple[EnvironmentName, Environment]]:
         yield "serve", self.serve
         yield "quantize", self.quantize
+
+
+class Images(_Model):
+    """The images of a target: the Debian packages of their root filesystem, and how layers are written.
+
+    `suite` is Debian's name of the release, `python` the minor version of its Python; `packages` and `dev_packages`
+    are what apt is asked for (`?essential` is apt's pattern for what Debian itself calls essential).
+    """
+
+    suite: Annotated[str, Field(pattern=r"^[a-z]+$")]
+    python: Annotated[str, Field(pattern=r"^3\.\d+$")]
+    packages: Annotated[tuple[str, ...], Field(min_length=1)]
+    dev_packages: tuple[str, ...] = ()
+    compression: Literal["zstd"] = "zstd"
+    level: Annotated[int, Field(ge=1, le=19)] = 3
+    user: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "envbuilder"
+    uid: Annotated[int, Field(ge=1000, le=59999)] = 1000
 
 
 class Target(_Model):
@@ -170,6 +257,7 @@ class Target(_Model):
     cross_python: Annotated[str, Field(pattern=r"^3\.\d+\.\d+$")] | None = None
     device: Literal["cpu", "cuda"]
     default_release: str
+    images: Images | None = None
     releases: Mapping[str, Release]
 
     @model_validator(mode="after")
@@ -213,7 +301,7 @@ def _extended(releases: Any) -> Any:  # noqa: ANN401 - not validated yet
     merged: dict[str, Any] = {}
     for name, release in releases.items():
         base = release.get("extends") if isinstance(release, dict) else None
-        if base is not None and base not in merged:
+        if base is not None and not (isinstance(base, str) and base in merged):
             raise ConfigurationError(f"release {name!r} extends {base!r}", why=f"There is no release {base!r} before it in the file.")
         own = {key: value for key, value in release.items() if key != "extends"} if base is not None else release
         merged[name] = _merged(merged[base], own) if base is not None else own
@@ -242,5 +330,17 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def _known_keys() -> list[str]:
-    models = (Target, Release, Environment, VersionGate, TorchBuildGate, ArchitectureGate, Exclusion, ExpectedAbi, SharedPaths, KnownFile)
+    models: tuple[type[BaseModel], ...] = (
+        Target,
+        Release,
+        Environment,
+        VersionGate,
+        TorchBuildGate,
+        ArchitectureGate,
+        Exclusion,
+        ExpectedAbi,
+        SharedPaths,
+        KnownFile,
+    )
+    models += (SourceFile, SourceTree, Component, Edit, Compile)
     return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
