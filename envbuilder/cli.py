@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "abi": "tell whether extensions load with a torch, without loading them",
     "build": "build an environment for a target, prove it, and write its manifest",
+    "cache": "show what the store of fetched files holds, or remove what no lock needs",
     "gpu-code": "tell which GPU code files carry, and how it gets to run on a GPU",
     "lock": "write a release's locks, or check that they are whole and current",
     "run": "run a command inside a built environment",

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from envbuilder.errors import ProgramError
+from envbuilder.files import disk_full
 from envbuilder.process import Completed, clean_environment, run
 
 if TYPE_CHECKING:
@@ -44,8 +45,13 @@ def run_uv(
     on_line: Callable[[str], None] | None = None,
     timeout_s: float = 1800,
 ) -> Completed:
-    """Run uv with its cache in `cache`. Raises ProgramError, whose message holds uv's own."""
+    """Run uv with its cache in `cache`. Raises ProgramError, whose message holds uv's own; StorageError when the disk is full."""
     environment = {name: value for name, value in clean_environment().items() if not name.startswith(_FOREIGN)}
     environment |= {"UV_CACHE_DIR": str(cache), "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", **(variables or {})}
     argv = [uv_program(), *arguments, "--no-config"]
-    return run(argv, env=environment, log=log, capture=capture, on_line=on_line, timeout_s=timeout_s, what=what)
+    try:
+        return run(argv, env=environment, log=log, capture=capture, on_line=on_line, timeout_s=timeout_s, what=what)
+    except ProgramError as error:
+        if "os error 28" in error.why:  # ENOSPC, as Rust spells it
+            raise disk_full(cache) from error
+        raise

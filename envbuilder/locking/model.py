@@ -78,6 +78,10 @@ class Lock:
     digest: str
     environments: Mapping[EnvironmentName, tuple[LockedRequirement, ...]]
 
+    def hashes(self) -> set[str]:
+        """Return the sha256 of every file that the lock names."""
+        return {file.sha256 for requirements in self.environments.values() for item in requirements for file in item.files}
+
     def wheels(self, environment: EnvironmentName, python: str, machine: Machine) -> tuple[LockedWheel, ...]:
         """Return what one environment consists of under an interpreter, given by its full version ("3.11.2").
 

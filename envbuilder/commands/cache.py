@@ -1,0 +1,51 @@
+"""Show what the store of fetched files holds (status), or remove what no known lock needs (gc).
+
+The store is shared by all builds of this user. gc keeps every file that a lock of a known target names; environments
+that were built stay whole, since their files are their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from envbuilder.console import Console
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("status", "gc"), help="status: how much is where; gc: remove what no lock needs")
+    parser.add_argument("--target", metavar="T", action="append", help="gc: keep only what this target's locks name (may be repeated)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from envbuilder.files import human_size
+    from envbuilder.store.cache import Store, default_root
+    from envbuilder.store.collect import collect, usage
+
+    store = Store(default_root())
+    if args.action == "gc":
+        collected = collect(store, _needed(args.target))
+        console.line(f"removed {collected.files} files, {human_size(collected.bytes)}, from {store.root}")
+        return 0
+    parts = usage(store)
+    rows = [(part.part, str(part.files), human_size(part.bytes)) for part in parts]
+    rows.append(("", str(sum(part.files for part in parts)), human_size(sum(part.bytes for part in parts))))
+    console.table(str(store.root), ("part", "files", "size"), rows, right=(1, 2))
+    return 0
+
+
+def _needed(targets: list[str] | None) -> set[str]:
+    """Return the hashes that the targets' locks name; a lock that cannot be read stops the collection."""
+    from envbuilder.locking.model import read_lock
+    from envbuilder.targets.catalogue import find_target, lock_folder, target_files
+
+    needed: set[str] = set()
+    for name in targets or target_files():
+        target, path = find_target(name)
+        for release in target.releases:
+            folder = lock_folder(path, target, release)
+            if (folder / "inputs.toml").is_file():
+                needed |= read_lock(folder).hashes()
+    return needed

@@ -1,0 +1,79 @@
+"""What the store holds, and removing what no lock needs any more."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envbuilder.files import remove_tree
+from envbuilder.uv import run_uv
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from envbuilder.store.cache import Store
+
+_PARTIAL_AGE_S = 24 * 3600  # younger ones may be a download at work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Files and bytes of one part of the store. Bytes that an environment shares by hard links are counted here."""
+
+    part: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What a collection removed."""
+
+    files: int
+    bytes: int
+
+
+def usage(store: Store) -> list[Usage]:
+    """Measure every part of the store."""
+    parts = sorted(entry.name for entry in os.scandir(store.root) if entry.is_dir()) if store.root.is_dir() else []
+    return [_measure(store.root / part) for part in parts]
+
+
+def collect(store: Store, needed: Collection[str]) -> Collected:
+    """Remove every file whose sha256 is not in `needed`, old partial downloads, and all of uv's unpacked wheels.
+
+    uv's part is only a cache of what `files` holds: it is made again in seconds. Environments that were built stay whole.
+    """
+    files = removed = 0
+    for folder in _content_folders(store.root / "files"):
+        if folder.name not in needed:
+            measured = _measure(folder)
+            files, removed = files + measured.files, removed + measured.bytes
+            remove_tree(folder)
+    for path in _entries(store.root / "partial"):
+        if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S:
+            files, removed = files + 1, removed + path.stat().st_size
+            remove_tree(path)
+    remove_tree(store.root / "links")
+    if store.uv_cache.is_dir():
+        measured = _measure(store.uv_cache)
+        run_uv(["cache", "clean"], cache=store.uv_cache, what="cleaning uv's cache")
+        files, removed = files + measured.files, removed + measured.bytes
+    return Collected(files=files, bytes=removed)
+
+
+def _content_folders(root: Path) -> Iterator[Path]:
+    for prefix in _entries(root):
+        yield from _entries(prefix)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _measure(folder: Path) -> Usage:
+    sizes = [os.lstat(os.path.join(where, name)).st_size for where, _, names in os.walk(folder) for name in names]  # noqa: PTH118 - 100,000 of them
+    return Usage(part=folder.name, files=len(sizes), bytes=sum(sizes))
