@@ -150,6 +150,12 @@ class _Resolver:
                     path = self.project / place
                     file = LockedFile(filename=filename, sha256=sha256_file(path), size=path.stat().st_size)
                 files[canonicalize_name(package["name"]), package["version"]].append(file)
+        # Where another source has a file of the same version, uv names that source's files alone and not the stand-ins.
+        for name, item in known.items():
+            project, version, _, _ = parse_wheel_filename(name)
+            there = files.get((str(project), str(version)), [])
+            if there and name not in {file.filename for file in there}:
+                there.append(LockedFile(filename=name, sha256=item.sha256, size=item.size))
         return files
 
     def _best(self, name: str, version: str, files: Sequence[LockedFile]) -> Iterator[LockedFile]:
