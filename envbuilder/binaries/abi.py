@@ -107,7 +107,7 @@ def _check(
     catalog = Catalog()
     machine = machine or _machine_of(catalog, paths, torch)
     checker = _Checker(paths=paths, root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
-    python = python or interpreter_of(root, paths)
+    python = python or interpreter_of(root, paths, torch)
     skipped: list[Skipped] = []
     extensions: list[ExtensionReport] = []
     for path in paths:

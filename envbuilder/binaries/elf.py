@@ -9,6 +9,7 @@ Every size is checked before memory is spent on it. What does not hold raises Ma
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +18,7 @@ from envbuilder.binaries.layout import Dynamic, MalformedElfError, checked_bound
 from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from envbuilder.binaries.layout import Segment
@@ -27,20 +28,21 @@ if TYPE_CHECKING:
 _MAX_SYMBOLS = 1_000_000
 _MAX_NAME = 1 << 16
 _MAX_STRINGS = 96 << 20
-_MAX_VERSION_BYTES = 1 << 20
+_MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
+_MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
 _MAX_PATH = 1 << 12
+_FIRST_STRINGS = 1 << 14
 _CHUNK = 1024  # symbols whose names are made before the sum of their lengths is looked at
 
 _DT_PLTRELSZ, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
 _DT_SONAME, _DT_RPATH, _DT_JMPREL, _DT_RUNPATH = 14, 15, 23, 29
 _DT_GNU_HASH, _DT_VERSYM, _DT_VERDEF, _DT_VERNEED = 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE
 _SHN_UNDEF, _SHN_ABS = 0, 0xFFF1
-_STB_LOCAL, _STB_WEAK = 0, 2
+_STB_WEAK = 2
 _STT_TLS = 6
-_STV_DEFAULT, _STV_PROTECTED = 0, 3
+_VISIBLE = frozenset({0, 3})  # STV_DEFAULT, STV_PROTECTED
 _HIDDEN, _INDEX = 0x8000, 0x7FFF
-_BASE = 1  # VER_NDX_GLOBAL: defined, without a version
 
 
 class Reference(NamedTuple):
@@ -58,6 +60,9 @@ class VersionNeed(NamedTuple):
     library: str
     version: str
     weak: bool
+
+
+_Row = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,23 +109,21 @@ def read_elf(source: ByteSource) -> ElfFile:
 def read_symbols(source: ByteSource) -> SymbolTable:
     """Read the dynamic symbol table. Raises MalformedElfError."""
     tables = _open(source)
-    if _DT_SYMTAB not in tables.dynamic.values:
-        return SymbolTable()
     with checked_bounds():
-        count = _symbol_count(tables)
-        if count > _MAX_SYMBOLS:
-            raise MalformedElfError(f"{count} symbols")
-        rows = list(struct.iter_unpack("<IBBHQQ", source.read(tables.place(_DT_SYMTAB), 24 * count)))
-        names = _names(tables, rows)
-        if _DT_VERSYM not in tables.dynamic.values:
-            return _sorted_symbols(names, rows, (_BASE for _ in rows), needs={}, definitions={})
-        return _sorted_symbols(
-            names,
-            rows,
-            struct.unpack(f"<{count}H", source.read(tables.place(_DT_VERSYM), 2 * count)),
-            needs=dict(_version_needs(tables)),
-            definitions=dict(_version_definitions(tables)),
+        rows, marks = _rows(tables)
+        definitions = dict(_version_definitions(tables))
+        return SymbolTable(
+            undefined=_undefined(tables, rows, marks),
+            defined=_defined(tables, rows, marks, definitions),
+            versioned=bool(definitions),
         )
+
+
+def read_references(source: ByteSource) -> tuple[Reference, ...]:
+    """Read the undefined symbols alone: all that matters of an extension that nobody links. Raises MalformedElfError."""
+    tables = _open(source)
+    with checked_bounds():
+        return _undefined(tables, *_rows(tables))
 
 
 def read_elf_path(path: Path | str) -> ElfFile:
@@ -133,6 +136,12 @@ def read_symbols_path(path: Path | str) -> SymbolTable:
     """Read a file's dynamic symbols. Raises MalformedElfError, OSError."""
     with FileSource(path) as source:
         return read_symbols(source)
+
+
+def read_references_path(path: Path | str) -> tuple[Reference, ...]:
+    """Read a file's undefined symbols. Raises MalformedElfError, OSError."""
+    with FileSource(path) as source:
+        return read_references(source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +163,21 @@ class _Tables:
 
     def string(self, offset: int) -> str:
         """Return one short string of the string table, without reading the table."""
+        if offset < len(self._first_strings):
+            end = self._first_strings.find(b"\0", offset)
+            if end >= 0:
+                return self._first_strings[offset:end].decode("latin-1")
+        text, found, _ = self.upto(self.place(_DT_STRTAB) + offset, _MAX_NAME).partition(b"\0")
+        if not found:
+            raise MalformedElfError("a string without end")
+        return text.decode("latin-1")
+
+    @functools.cached_property
+    def _first_strings(self) -> bytes:
+        """The start of the string table: all of it in most files, and one read instead of thirty."""
         if _DT_STRTAB not in self.dynamic.values:
             raise MalformedElfError("no string table")
-        start = self.place(_DT_STRTAB) + offset
-        for limit in (256, _MAX_NAME):
-            text, end, _ = self.upto(start, limit).partition(b"\0")
-            if end:
-                return text.decode("latin-1")
-        raise MalformedElfError("a string without end")
+        return self.upto(self.place(_DT_STRTAB), min(self.dynamic.values.get(_DT_STRSZ, 0), _FIRST_STRINGS))
 
 
 def _open(source: ByteSource) -> _Tables:
@@ -180,51 +196,67 @@ def _search_path(tables: _Tables, tag: int) -> tuple[str, ...]:
     return tuple(part for part in tables.string(tables.dynamic.values[tag]).split(":") if part)
 
 
-def _names(tables: _Tables, rows: Sequence[tuple[int, ...]]) -> list[str]:
-    """Return the symbols' names, in order. Decoded as Latin-1, which keeps every byte and costs a copy."""
+def _rows(tables: _Tables) -> tuple[list[_Row], Sequence[int]]:
+    """Return the symbols as (name's offset, info, other, section, value), and each one's version index (or nothing)."""
+    if _DT_SYMTAB not in tables.dynamic.values:
+        return [], ()
+    count = _symbol_count(tables)
+    if count > _MAX_SYMBOLS:
+        raise MalformedElfError(f"{count} symbols")
+    rows = list(struct.iter_unpack("<IBBHQ8x", tables.source.read(tables.place(_DT_SYMTAB), 24 * count)))
+    if _DT_VERSYM not in tables.dynamic.values:
+        return rows, ()
+    return rows, struct.unpack(f"<{count}H", tables.source.read(tables.place(_DT_VERSYM), 2 * count))
+
+
+def _undefined(tables: _Tables, rows: Sequence[_Row], marks: Sequence[int]) -> tuple[Reference, ...]:
+    chosen = [number for number, row in enumerate(rows) if row[3] == _SHN_UNDEF and row[1] > 15 and row[0]]  # binding STB_LOCAL is 0
+    needs = dict(_version_needs(tables)) if marks else {}
+    references = []
+    for number, name in zip(chosen, _names(tables, [rows[number][0] for number in chosen]), strict=True):
+        need = needs.get(marks[number] & _INDEX) if needs else None
+        weak = rows[number][1] >> 4 == _STB_WEAK
+        references.append(Reference(name, weak, need.version, need.library) if need else Reference(name, weak))
+    return tuple(references)
+
+
+def _defined(tables: _Tables, rows: Sequence[_Row], marks: Sequence[int], definitions: dict[int, str]) -> frozenset[str]:
+    """Choose what glibc's lookup would accept (elf/dl-lookup.c, do_lookup_x and check_match)."""
+    chosen = [
+        number
+        for number, (name, info, other, section, value) in enumerate(rows)
+        if section and info > 15 and name and other & 3 in _VISIBLE and (value or section == _SHN_ABS or info & 15 == _STT_TLS)
+    ]
+    names = _names(tables, [rows[number][0] for number in chosen])
+    if not marks:
+        return frozenset(names)
+    shown = [name for number, name in zip(chosen, names, strict=True) if not marks[number] & _HIDDEN]
+    if not definitions:
+        return frozenset(shown)
+    versions = {index: f"@{version}" for index, version in definitions.items()}
+    return frozenset((*shown, *(name + versions.get(marks[number] & _INDEX, "@") for number, name in zip(chosen, names, strict=True))))
+
+
+def _names(tables: _Tables, offsets: Sequence[int]) -> list[str]:
+    """Return the names at these places of the string table. Decoded as Latin-1, which keeps every byte and costs a copy."""
     size = tables.dynamic.values.get(_DT_STRSZ, 0)
     if size > _MAX_STRINGS:
         raise MalformedElfError(f"{size} bytes of symbol names")
+    if not offsets:
+        return []
     text = tables.source.read(tables.place(_DT_STRTAB), size).decode("latin-1") if _DT_STRTAB in tables.dynamic.values else ""
     names: list[str] = []
     total = 0
     try:
-        for start in range(0, len(rows), _CHUNK):
-            piece = [text[at : text.index("\0", at, at + _MAX_NAME)] for at, *_ in rows[start : start + _CHUNK]]
+        for start in range(0, len(offsets), _CHUNK):
+            piece = [text[at : text.index("\0", at, at + _MAX_NAME)] for at in offsets[start : start + _CHUNK]]
             total += sum(map(len, piece))
             if total > _MAX_STRINGS:  # names that overlap: a table of one long string, and a million places to start
                 raise MalformedElfError("symbol names overlap without bound")
             names += piece
     except ValueError as error:
-        raise MalformedElfError("a symbol's name has no end") from error
+        raise MalformedElfError(str(error)) from error
     return names
-
-
-def _sorted_symbols(
-    names: Sequence[str],
-    rows: Sequence[tuple[int, ...]],
-    marks: Iterable[int],
-    *,
-    needs: dict[int, VersionNeed],
-    definitions: dict[int, str],
-) -> SymbolTable:
-    """Sort symbols into undefined and defined, by the rules of glibc's lookup (elf/dl-lookup.c, check_match)."""
-    undefined: list[Reference] = []
-    defined: list[str] = []
-    for name, (_, info, other, section, value, _), mark in zip(names, rows, marks, strict=True):
-        binding = info >> 4
-        if not name or binding == _STB_LOCAL:
-            continue
-        if section == _SHN_UNDEF:
-            need = needs.get(mark & _INDEX)
-            undefined.append(Reference(name, binding == _STB_WEAK, need and need.version, need and need.library))
-        elif other & 3 in {_STV_DEFAULT, _STV_PROTECTED} and (value or section == _SHN_ABS or info & 15 == _STT_TLS):
-            version = definitions.get(mark & _INDEX) if mark & _INDEX > _BASE else None
-            if not mark & _HIDDEN:
-                defined.append(name)
-            if definitions:
-                defined.append(f"{name}@{version or ''}")
-    return SymbolTable(undefined=tuple(undefined), defined=frozenset(defined), versioned=bool(definitions))
 
 
 def _version_needs(tables: _Tables) -> Iterator[tuple[int, VersionNeed]]:
@@ -282,7 +314,7 @@ def _count_by_gnu_hash(tables: _Tables) -> int:
     last: int = max(struct.unpack(f"<{bucket_count}I", tables.source.read(buckets_at, 4 * bucket_count)), default=0)
     if last < first:
         return 0
-    chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), 4 * _MAX_SYMBOLS)
+    chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), _MAX_CHAIN)
     for number, (value,) in enumerate(struct.iter_unpack("<I", chain[: len(chain) // 4 * 4])):
         if value & 1:
             return last + number + 1

@@ -73,11 +73,13 @@ def python_tag(path: str) -> str | None:
     return match["cpython"] or match["stable"] or match["other"] if match else None
 
 
-def interpreter_of(site_packages: Path, paths: Iterable[str]) -> str | None:
-    """Return the tag ("311") of the interpreter an environment is for: from its path, else the most frequent one."""
+def interpreter_of(site_packages: Path, paths: Iterable[str], torch: TorchBuild | None = None) -> str | None:
+    """Return the tag ("311") of the interpreter an environment is for: from its path, its torch, or the most frequent."""
     for part in reversed(site_packages.parts):
         if match := re.fullmatch(r"python(\d)\.(\d+)(t?)", part):
             return "".join(match.groups())
+    if torch and (tag := python_tag(torch.modules[0])) and tag[0].isdigit():
+        return tag
     counts = Counter(tag for path in paths if (tag := python_tag(path)) and tag[0].isdigit())
     return max(sorted(counts), key=counts.__getitem__, default=None)
 

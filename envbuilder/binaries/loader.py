@@ -9,22 +9,24 @@ libcudart, which its own RUNPATH does not reach: torch is imported first.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf_path, read_symbols_path
+from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf_path, read_references_path, read_symbols_path
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.symbols import owned_by_runtime
 from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from envbuilder.binaries.environment import TorchBuild
     from envbuilder.binaries.system import System
 
+_T = TypeVar("_T")
 SYSTEM, DRIVER, ASSUMED = "system", "driver", "with torch's dependencies"
 # Loaded with the interpreter, before anything else: a copy under the same soname (torchvision ships one) never wins.
 _ALWAYS_LOADED = frozenset({"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2", "libdl.so.2", "libpthread.so.0"})
@@ -36,6 +38,7 @@ class Catalog:
     def __init__(self) -> None:
         self._elves: dict[str, ElfFile | MalformedElfError] = {}
         self._symbols: dict[str, SymbolTable] = {}
+        self._references: dict[str, tuple[Reference, ...]] = {}
         self._folders: dict[str, frozenset[str]] = {}
 
     def elf(self, path: str) -> ElfFile:
@@ -43,24 +46,31 @@ class Catalog:
         known = self._elves.get(path)
         if known is None:
             try:
-                known = read_elf_path(path)
+                known = _readable(read_elf_path, path)
             except MalformedElfError as error:
                 known = error
-            except OSError as error:
-                known = MalformedElfError(error.strerror or str(error), is_elf=False)
             self._elves[path] = known
         if isinstance(known, MalformedElfError):
             raise known
         return known
 
     def symbols(self, path: str) -> SymbolTable:
-        """Raises MalformedElfError."""
+        """Return all symbols of a library. Raises MalformedElfError."""
         if path not in self._symbols:
-            try:
-                self._symbols[path] = read_symbols_path(path)
-            except OSError as error:
-                raise MalformedElfError(error.strerror or str(error), is_elf=False) from error
+            self._symbols[path] = _readable(read_symbols_path, path)
         return self._symbols[path]
+
+    def references(self, path: str) -> tuple[Reference, ...]:
+        """Return the undefined symbols of a file; the rest is read when somebody looks for them. Raises MalformedElfError."""
+        if path in self._symbols:
+            return self._symbols[path].undefined
+        if path not in self._references:
+            self._references[path] = _readable(read_references_path, path)
+        return self._references[path]
+
+    def knows(self, path: str) -> bool:
+        """Tell whether a library's symbols have been read already."""
+        return path in self._symbols
 
     def readable(self, path: str) -> bool:
         """Tell whether a file is an ELF file that keeps its word."""
@@ -101,8 +111,13 @@ class Closure:
     def missing(self) -> tuple[Dependency, ...]:
         return tuple(dependency for dependency in self.dependencies if dependency.found is None)
 
+    @functools.cached_property
     def places(self) -> frozenset[str | None]:
         return frozenset(dependency.found for dependency in self.dependencies)
+
+    @functools.cached_property
+    def from_system(self) -> frozenset[str]:
+        return frozenset(dependency.soname for dependency in self.dependencies if dependency.found == SYSTEM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,39 +208,38 @@ class Loader:
     def _missing(self, path: str, scope: Iterable[str], closure: Closure) -> list[Reference]:
         plain: dict[str, Reference] = {}
         versioned: list[Reference] = []
-        for reference in self._catalog.symbols(path).undefined:
-            if reference.weak or python_symbol(reference.name):
+        by_version = self._judged_by_version(closure)
+        for reference in self._catalog.references(path):
+            if reference.weak or reference.library in by_version or python_symbol(reference.name):
                 continue
             if reference.version is None:
                 plain[reference.name] = reference
-            elif not self._is_systems(reference.library, closure):
+            else:
                 versioned.append(reference)
-        rest = plain.keys() - self._catalog.symbols(path).defined
-        for provider in scope:
+        rest = {name for name in plain if not self._brought(plain[name], closure)}
+        versioned = [reference for reference in versioned if not self._brought(reference, closure)]
+        # Libraries that were read before come first: most names are found there, and the others need not be opened.
+        for provider in sorted(scope, key=lambda member: not self._catalog.knows(member)):
             if not rest and not versioned:
                 break
             symbols = self._catalog.symbols(provider)
             rest -= symbols.defined
             versioned = [reference for reference in versioned if not _satisfies(symbols, reference)]
-        return [reference for reference in (*(plain[name] for name in sorted(rest)), *versioned) if not self._brought(reference, closure)]
+        return [*(plain[name] for name in sorted(rest)), *versioned]
 
-    def _is_systems(self, library: str | None, closure: Closure) -> bool:
-        """Tell whether a versioned reference goes to a base library: those are judged by version, not by name."""
-        return library in self._system.sonames and all(
-            dependency.found == SYSTEM for dependency in closure.dependencies if dependency.soname == library
-        )
+    def _judged_by_version(self, closure: Closure) -> frozenset[str]:
+        """The base libraries: a versioned reference to one of them is judged by the version, not by its name."""
+        elsewhere = {dependency.soname for dependency in closure.dependencies if dependency.found != SYSTEM}
+        return self._system.sonames - elsewhere
 
     def _brought(self, reference: Reference, closure: Closure) -> bool:
         """Tell whether a symbol without a definition in any file here comes from outside: system, driver, torch's CUDA."""
         name = reference.name
-        places = closure.places()
-        if reference.version is None and (
-            owned_by_runtime(name) or named_by_system(name, {d.soname for d in closure.dependencies if d.found == SYSTEM})
-        ):
+        if reference.version is None and (named_by_system(name, closure.from_system) or owned_by_runtime(name)):
             return True
-        if DRIVER in places and driver_symbol(name):
+        if DRIVER in closure.places and driver_symbol(name):
             return True
-        return ASSUMED in places and not name.startswith("_Z")
+        return ASSUMED in closure.places and not name.startswith("_Z")
 
     def _locate(self, soname: str, loaded: Mapping[str, str], folders: Iterable[str]) -> str | None:
         if soname in _ALWAYS_LOADED and soname in self._system.sonames:
@@ -278,6 +292,14 @@ def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, 
         ),
         assumed=torch.assumed | missing if torch and torch.bare else frozenset(),
     )
+
+
+def _readable(read: Callable[[str], _T], path: str) -> _T:
+    """Read a file; one that cannot be opened is as good as malformed. Raises MalformedElfError."""
+    try:
+        return read(path)
+    except OSError as error:
+        raise MalformedElfError(error.strerror or str(error), is_elf=False) from error
 
 
 def _satisfies(symbols: SymbolTable, reference: Reference) -> bool:

@@ -28,7 +28,7 @@ _VERSION = re.compile(r"([A-Z]+)_(\d+(?:\.\d+)*)")
 
 _GLIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libanl.so.1")
 _LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
-_RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libatomic.so.1", "libz.so.1")
+_RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libgomp.so.1.0.0", "libatomic.so.1", "libz.so.1")
 BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 
 
