@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import argparse
 
     from envbuilder.console import Console
+    from envbuilder.locking.rootfs import ImageLock
+    from envbuilder.targets.model import Target
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,17 +25,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="T", help="a target's name, or the path of its TOML file (default: the one that fits this machine)"
     )
     parser.add_argument("--release", metavar="R", help="a release of the target (default: the target's own default)")
+    parser.add_argument("--images", action="store_true", help="choose only the packages of the images anew, and keep the wheels as locked")
     parser.add_argument("--check", action="store_true", help="only say whether the lock is whole and current")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from envbuilder.locking.model import intent_of, read_lock, write_lock
+    from dataclasses import replace
+
+    from envbuilder.locking.model import check_images, intent_of, read_lock, write_lock
     from envbuilder.targets.catalogue import lock_folder
 
     target, path = options.chosen_target(args.target)
     name, release = target.release(args.release)
     folder = lock_folder(path, target, name)
-    if args.check:
+    if args.check or args.images:
         lock = read_lock(folder)
         if lock.intent != intent_of(target, release):
             raise LockError(
@@ -41,15 +46,29 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 why=f"{path.name} asks for something else than when the lock was made.",
                 next=f"Run `envbuilder lock --target {target.name} --release {name}`.",
             )
+    if args.check:
+        check_images(lock, target, name)
+    elif args.images:
+        lock = write_lock(folder, replace(lock, images=_resolve_images(target, console)))
     else:
         from envbuilder.locking.resolve import resolve
         from envbuilder.store.cache import Store, default_root
         from envbuilder.store.settings import read_settings
 
-        lock = write_lock(folder, resolve(target, name, release, store=Store(default_root()), settings=read_settings(), console=console))
+        resolved = resolve(target, name, release, store=Store(default_root()), settings=read_settings(), console=console)
+        lock = write_lock(folder, replace(resolved, images=_resolve_images(target, console)))
     files = {file.filename: file.size for requirements in lock.environments.values() for item in requirements for file in item.files}
     counts = ", ".join(f"{environment} {len(requirements)}" for environment, requirements in lock.environments.items())
     console.line(
         f"{target.name} {name}: {counts} distributions, {len(files)} files, {human_size(sum(files.values()))}; sha256:{lock.digest}"
     )
+    if lock.images:
+        for machine, packages in lock.images.packages.items():
+            console.line(f"images {machine}: {len(packages)} Debian packages, {human_size(sum(it.size for it in packages))}")
     return 0
+
+
+def _resolve_images(target: Target, console: Console) -> ImageLock | None:
+    from envbuilder.locking.rootfs import resolve_packages
+
+    return resolve_packages(target.images, target.machines, console=console) if target.images else None

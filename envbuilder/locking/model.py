@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 from envbuilder.errors import LockError
 from envbuilder.files import digest_of, write_atomic
+from envbuilder.locking.rootfs import ImageLock, image_intent, image_text, parse_image_lock
 from envbuilder.locking.tags import best_wheel
 from envbuilder.targets.model import ENVIRONMENTS
 
@@ -82,6 +83,8 @@ class Lock:
         """Return the sha256 of every file that the lock names."""
         return {file.sha256 for requirements in self.environments.values() for item in requirements for file in item.files}
 
+    images: ImageLock | None = None
+
     def wheels(self, environment: EnvironmentName, python: str, machine: Machine) -> tuple[LockedWheel, ...]:
         """Return what one environment consists of under an interpreter, given by its full version ("3.11.2").
 
@@ -125,6 +128,17 @@ def intent_of(target: Target, release: Release) -> str:
     )
 
 
+def check_images(lock: Lock, target: Target, release: str) -> None:
+    """Raise LockError where the lock's part on images is not what the target asks for."""
+    wanted = image_intent(target.images, target.machines) if target.images else None
+    if wanted != (lock.images.intent if lock.images else None):
+        raise LockError(
+            f"the lock of {target.name} {release} is stale in its images",
+            why="The target asks for other packages, or another compressor, than when the lock was made.",
+            next=f"Run `envbuilder lock --images --target {target.name} --release {release}`.",
+        )
+
+
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +177,10 @@ def _inputs_text(lock: Lock) -> str:
         "intent": f"sha256:{lock.intent}",
     }
     head = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    return "\n".join([_WRITTEN_BY.rstrip(), *head, "", "[files]", *rows, "", "[seal]"]) + "\n"
+    return (
+        "\n".join([_WRITTEN_BY.rstrip(), *head, "", "[files]", *rows, "", *(image_text(lock.images) if lock.images else ()), "[seal]"])
+        + "\n"
+    )
 
 
 def _digest(head: str, texts: Mapping[EnvironmentName, str]) -> str:
@@ -220,6 +237,7 @@ def _parse(folder: Path, text: str, texts: Mapping[EnvironmentName, str], digest
             intent=inputs["intent"].removeprefix("sha256:"),
             digest=digest,
             environments={name: tuple(parse_requirements(text, files)) for name, text in texts.items()},
+            images=parse_image_lock(inputs["images"]) if "images" in inputs else None,
         )
     except (KeyError, TypeError, AttributeError, tomllib.TOMLDecodeError, InvalidRequirement) as error:
         raise LockError(

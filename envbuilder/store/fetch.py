@@ -68,8 +68,9 @@ def fetch(
     console: Console,
     offline: bool = False,
     torch_backend: str | None = None,
+    offered: Callable[[Wanted], Iterable[Offer]] | None = None,
 ) -> Fetched:
-    """Bring every wanted file into the store.
+    """Bring every wanted file into the store; `offered` says who has one, where that is not for indexes to say.
 
     Raises HashMismatchError when the only sources of a file have other bytes under its name, FetchError when nobody
     has a file, StorageError when the disk cannot take them.
@@ -80,7 +81,7 @@ def fetch(
     total = sum(item.size for item in missing)
     _check_room(store, total)
     with console.progress("fetching", total) as progress:
-        fetcher = _Fetcher(store=store, settings=settings, offline=offline, torch_backend=torch_backend, progress=progress)
+        fetcher = _Fetcher(store=store, settings=settings, offline=offline, torch_backend=torch_backend, progress=progress, offered=offered)
         fetcher.fetch_all(missing)
     added = sum(store.path(item.sha256, item.filename).stat().st_size for item in missing)
     return Fetched(present=len(wanted) - len(missing), added=len(missing), added_bytes=added)
@@ -118,6 +119,7 @@ class _Fetcher:
     offline: bool
     torch_backend: str | None
     progress: Progress
+    offered: Callable[[Wanted], Iterable[Offer]] | None = None
     _unreachable: dict[str, str] = field(default_factory=dict)
     _local: threading.local = field(default_factory=threading.local)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -161,6 +163,9 @@ class _Fetcher:
 
     def _offers(self, item: Wanted, trouble: _Trouble) -> Iterator[Offer]:
         """Yield every offer of a file, best source first, asking a source only when those before it failed."""
+        if self.offered:
+            yield from self.offered(item)
+            return
         for place, ask in self._questions(item):
             if self.offline and local_path(place.location) is None:
                 trouble.answers.append(f"{place.shown}: not asked (--offline)")

@@ -158,7 +158,7 @@ class Component(_Model):
 
     name: str
     how: Literal["source", "published", "omitted"]
-    members: Annotated[tuple[str, ...], Field(min_length=1)]
+    members: tuple[str, ...] = ()
     reason: str
 
 
