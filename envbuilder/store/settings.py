@@ -257,9 +257,9 @@ def _with_credentials(entry: Mapping[str, Any], env: Mapping[str, str]) -> str:
     url = str(entry["url"])
     name = str(entry.get("name", "")).upper().replace("-", "_").replace(".", "_")
     user, password = env.get(f"UV_INDEX_{name}_USERNAME"), env.get(f"UV_INDEX_{name}_PASSWORD")
-    parts = urlsplit(url)
-    if not name or not (user or password) or "@" in parts.netloc:
+    if not name or not (user or password) or "@" in urlsplit(url).netloc:
         return url
+    parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@{parts.netloc}"))
 
 
