@@ -1,0 +1,175 @@
+"""Find out what is wrong with this machine or an environment on it, and how to mend it.
+
+Reads files and asks NVML; imports no torch, changes nothing, needs no root. Every
+finding has its evidence, the reason why it matters, and commands to paste; what only
+follows from another finding is folded under it. Exit code 1 when something is wrong.
+
+  envbuilder doctor                        this machine, and the active environment
+  envbuilder doctor --env .venv            that environment
+  envbuilder doctor --log build.log        what a log shows (- reads standard input)
+  envbuilder doctor --save machine.json    write a redacted snapshot, to be replayed
+  envbuilder doctor --facts machine.json   judge a snapshot, of any machine, here
+  envbuilder doctor --fix                  mend what is safe to mend, after asking
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from envbuilder.console import Console
+    from envbuilder.doctor.model import Check, Examination
+    from envbuilder.facts.model import Snapshot
+
+_OWN_TARGETS = {"dgx-spark", "cuda", "cpu"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", metavar="T", help="judge the environment for this target, not for this machine's own")
+    parser.add_argument("--env", metavar="DIR", type=Path, help="the environment to look at (default: the active one)")
+    parser.add_argument("--model", metavar="DIR", type=Path, help="a model's folder to look at as well")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--facts", metavar="FILE", type=Path, help="judge a saved snapshot instead of this machine")
+    source.add_argument("--save", metavar="FILE", type=Path, help="also write the snapshot, redacted")
+    parser.add_argument("--log", metavar="FILE", help="recognise failures in a log; - is standard input")
+    parser.add_argument("--check", metavar="ID", action="append", default=[], help="run this check only (repeatable; an id or a name)")
+    parser.add_argument("--list", action="store_true", help="list all checks and end")
+    parser.add_argument("--all", action="store_true", help="also show what passed and what does not apply")
+    parser.add_argument("--fix", action="store_true", help="show what can be mended safely, ask, mend, check again")
+    parser.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    parser.add_argument("--undo", action="store_true", help="take the last --fix back")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    if args.list:
+        return _list(console)
+    if args.undo:
+        from envbuilder.doctor.fixes import undo_last
+
+        return undo_last(console)
+    _check_arguments(args)
+    started = time.monotonic()
+    chosen = _chosen(args.check)
+    if args.log is not None:
+        result = _examine_log(args)
+    else:
+        snapshot = _snapshot(args)
+        if args.save:
+            _save(snapshot, args.save, console)
+        result = _examine(snapshot, args, chosen)
+        if args.fix:
+            result = _mend(snapshot, result, args, chosen, console)
+    _print(result, console, everything=args.all or bool(args.check), seconds=time.monotonic() - started)
+    return 1 if any(finding.is_fault for finding in result.findings) else 0
+
+
+def _mend(snapshot: Snapshot, result: Examination, args: argparse.Namespace, chosen: list[Check] | None, console: Console) -> Examination:
+    from envbuilder.doctor.fixes import mend
+
+    return mend(snapshot, result, console, yes=args.yes, again=lambda: _examine(_snapshot(args), args, chosen))
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    from envbuilder.errors import UsageError
+
+    if args.fix and (args.facts or args.log is not None):
+        raise UsageError(
+            "--fix mends this machine", why="A snapshot or a log is of another time or place.", next="Run `envbuilder doctor --fix` alone."
+        )
+    if args.yes and not args.fix:
+        raise UsageError("--yes goes with --fix")
+    if args.target and args.target not in _OWN_TARGETS:
+        from envbuilder.targets.catalogue import find_target
+
+        find_target(args.target)
+
+
+def _chosen(names: list[str]) -> list[Check] | None:
+    from envbuilder.doctor.registry import find
+
+    return [find(name) for name in names] or None
+
+
+def _snapshot(args: argparse.Namespace) -> Snapshot:
+    if args.facts:
+        import dataclasses
+
+        from envbuilder.facts.codec import load
+
+        snapshot = load(args.facts)
+        return dataclasses.replace(snapshot, target=args.target) if args.target else snapshot
+    from envbuilder.facts.snapshot import take
+
+    return take(environment=args.env.absolute() if args.env else None, model=args.model, target=args.target or "")
+
+
+def _save(snapshot: Snapshot, path: Path, console: Console) -> None:
+    from envbuilder.facts import redact
+    from envbuilder.facts.codec import to_json
+    from envbuilder.files import write_json
+
+    write_json(path, to_json(redact.tree(snapshot)))
+    console.line(f"snapshot: {path}")
+
+
+def _examine(snapshot: Snapshot, args: argparse.Namespace, chosen: list[Check] | None) -> Examination:
+    from envbuilder.doctor.examine import examine
+
+    return examine(snapshot, target=args.target or "", checks=chosen)
+
+
+def _examine_log(args: argparse.Namespace) -> Examination:
+    from envbuilder.doctor.logs import examine_log
+    from envbuilder.errors import UsageError
+
+    if args.log == "-":
+        return examine_log(sys.stdin.buffer, name="standard input")
+    path = Path(args.log)
+    try:
+        with path.open("rb") as stream:
+            return examine_log(stream, name=path.name)
+    except OSError as error:
+        raise UsageError(f"cannot read the log {path}", why=error.strerror or str(error)) from error
+
+
+def _print(result: Examination, console: Console, *, everything: bool, seconds: float) -> None:
+    if console.json_mode:
+        import json
+
+        from envbuilder.doctor.document import document
+
+        print(json.dumps(document(result), indent=2, ensure_ascii=False))  # noqa: T201
+        return
+    from envbuilder.doctor.render import Style, examination
+
+    print(examination(result, Style.of(sys.stdout), everything=everything, seconds=seconds))  # noqa: T201
+
+
+def _list(console: Console) -> int:
+    from envbuilder.doctor.pages import page
+    from envbuilder.doctor.registry import all_checks
+
+    rows = [
+        {
+            "id": check.id,
+            "name": check.name,
+            "severity": check.severity.value,
+            "log_only": check.judge is None,
+            "title": page(check.id).title,
+        }
+        for check in all_checks().values()
+    ]
+    if console.json_mode:
+        import json
+
+        print(json.dumps({"schema": "envbuilder/doctor-checks/1", "checks": rows}, indent=2, ensure_ascii=False))  # noqa: T201
+    else:
+        for row in rows:
+            print(f"{row['id']:<13} {row['name']:<33} {'log only' if row['log_only'] else row['severity']}")  # noqa: T201
+    return 0

@@ -1,0 +1,3 @@
+"""The checks, one module per family of causes."""
+
+from __future__ import annotations

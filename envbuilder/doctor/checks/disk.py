@@ -1,0 +1,79 @@
+"""Places to write to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
+from envbuilder.doctor.registry import check
+
+if TYPE_CHECKING:
+    from envbuilder.doctor.model import Verdict
+    from envbuilder.facts.model import Place, Snapshot
+
+_GB = 10**9
+_COMPILES_HERE = ("temporary files", "Triton's cache", "FlashInfer's cache", "vLLM's cache")
+
+
+def _measured(s: Snapshot) -> list[Place]:
+    return [place for place in s.places or () if place.inodes or place.free_bytes]
+
+
+def _seen(place: Place, what: str) -> tuple[str, str]:
+    return f"{place.purpose} ({place.path})", what
+
+
+@check("EB-DISK-001", "disk-nearly-full", Severity.BLOCKS, needs=("places",))
+def nearly_full(s: Snapshot) -> Verdict:
+    places = _measured(s)
+    if not places:
+        return skip("free space was not measured")
+    least = min(places, key=lambda place: place.free_bytes)
+    seen = _seen(least, f"{least.free_bytes / _GB:.1f} GB free")
+    if least.free_bytes < 2 * _GB:
+        return fail(seen, expected="20 GB for a build, more for models")
+    # An environment takes 8.6 GB, its wheels 4.3, the image as much again.
+    return warn(seen, expected="20 GB for a build, more for models") if least.free_bytes < 10 * _GB else ok(seen)
+
+
+@check("EB-DISK-002", "disk-no-inodes", Severity.BLOCKS, needs=("places",))
+def no_inodes(s: Snapshot) -> Verdict:
+    places = [place for place in _measured(s) if place.inodes]
+    if not places:
+        return skip("this filesystem does not count inodes")
+    least = min(places, key=lambda place: place.free_inodes)
+    seen = _seen(least, f"{least.free_inodes} of {least.inodes} inodes free")
+    return fail(seen, expected="200,000: an environment has 66,000 files") if least.free_inodes < 70_000 else ok(seen)
+
+
+@check("EB-DISK-003", "cache-not-writable", Severity.BLOCKS, needs=("places",))
+def not_writable(s: Snapshot) -> Verdict:
+    closed = [place for place in s.places or () if not place.writable and place.purpose != "the environment"]
+    if not closed:
+        return ok("every cache is writable")
+    commands = tuple(f'sudo chown -R "$USER": {place.path}' for place in closed if place.exists and place.purpose != "temporary files")
+    return fail(*(_seen(place, "not writable by you") for place in closed[:3]), expected="writable", commands=commands or None)
+
+
+@check("EB-DISK-004", "cache-noexec", Severity.BLOCKS, needs=("places",))
+def noexec(s: Snapshot) -> Verdict:
+    closed = [place for place in s.places or () if place.noexec and place.purpose in _COMPILES_HERE]
+    # A /tmp without exec is good practice on servers, and only builds are stopped by it.
+    caches = [place for place in closed if place.purpose != "temporary files"]
+    if caches:
+        return fail(*(_seen(place, "mounted noexec") for place in caches[:3]), expected="a mount that allows programs")
+    return info(_seen(closed[0], "mounted noexec"), note="Builds need TMPDIR elsewhere.") if closed else ok("every cache allows programs")
+
+
+@check("EB-DISK-005", "cache-on-network", Severity.SLOW, needs=("places",))
+def on_network(s: Snapshot) -> Verdict:
+    far = [
+        place
+        for place in s.places or ()
+        if place.filesystem.startswith(("nfs", "cifs", "smb", "fuse.sshfs", "9p")) and place.purpose in _COMPILES_HERE
+    ]
+    return (
+        info(*(_seen(place, place.filesystem) for place in far[:3]), note="Locks and renames are slow there.")
+        if far
+        else ok("every cache is on a local disk")
+    )

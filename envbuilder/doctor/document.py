@@ -1,0 +1,42 @@
+"""An examination as the JSON document `envbuilder/doctor/1`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from envbuilder.doctor.pages import page
+from envbuilder.facts import redact
+
+if TYPE_CHECKING:
+    from envbuilder.doctor.model import Examination, Finding
+
+SCHEMA = "envbuilder/doctor/1"
+
+
+def document(result: Examination) -> dict[str, Any]:
+    """Return the whole result, redacted. The order of findings is the order of reading."""
+    return {
+        "schema": SCHEMA,
+        "target": result.target,
+        "host": redact.text(result.host),
+        "findings": [_finding(finding) for finding in result.findings],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    entry, verdict = page(finding.check.id), finding.verdict
+    commands = verdict.commands if verdict.commands is not None else entry.commands
+    return {
+        "id": finding.check.id,
+        "name": finding.check.name,
+        "status": finding.status.value,
+        "severity": finding.check.severity.value,
+        "title": entry.title,
+        "explained_by": finding.explained_by or None,
+        "evidence": [{"source": redact.text(item.source), "value": redact.text(item.value)} for item in verdict.evidence],
+        "expected": verdict.expected,
+        "note": redact.text(verdict.note),
+        "why": entry.why,
+        "fix": {"text": entry.fix, "commands": [redact.text(command) for command in commands]},
+        "refs": list(entry.refs),
+    }

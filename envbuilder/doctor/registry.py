@@ -1,0 +1,79 @@
+"""The register of all checks: families are modules of `checks/`, imported together on first use."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from typing import TYPE_CHECKING
+
+from envbuilder.doctor.model import Check, Severity
+from envbuilder.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from envbuilder.doctor.model import Verdict
+    from envbuilder.facts.model import Snapshot
+
+    Judge = Callable[[Snapshot], Verdict]
+
+FAMILIES = (
+    "machine",
+    "driver",
+    "memory",
+    "cuda",
+    "containers",
+    "environment",
+    "packages",
+    "torch",
+    "abi",
+    "kernels",
+    "vllm",
+    "models",
+    "build",
+    "variables",
+)
+_ID = re.compile(r"EB-[A-Z]+-\d{3}")
+_checks: dict[str, Check] = {}
+
+
+def check(id: str, name: str, severity: Severity, *, needs: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> Callable[[Judge], Judge]:
+    """Register a function as a check."""
+
+    def register(judge: Judge) -> Judge:
+        _add(Check(id=id, name=name, severity=severity, needs=needs, after=after, judge=judge))
+        return judge
+
+    return register
+
+
+def only_in_logs(id: str, name: str, severity: Severity) -> None:
+    """Register a failure that leaves no static trace: it is recognised in logs alone."""
+    _add(Check(id=id, name=name, severity=severity))
+
+
+def _add(entry: Check) -> None:
+    if not _ID.fullmatch(entry.id):
+        raise ValueError(f"{entry.id!r} is no check id")
+    if entry.id in _checks:
+        raise ValueError(f"{entry.id} is registered twice")
+    _checks[entry.id] = entry
+
+
+@functools.cache
+def all_checks() -> Mapping[str, Check]:
+    """Return id → check, in the order of the families."""
+    for family in FAMILIES:
+        importlib.import_module(f"envbuilder.doctor.checks.{family}")
+    return _checks
+
+
+def find(id_or_name: str) -> Check:
+    """Return a check by its id (any case) or by its name. Raises UnknownNameError."""
+    checks = all_checks()
+    wanted = id_or_name.strip()
+    found = checks.get(wanted.upper()) or next((entry for entry in checks.values() if entry.name == wanted.lower()), None)
+    if found is None:
+        raise UnknownNameError("check", wanted, [*checks, *(entry.name for entry in checks.values())])
+    return found

@@ -1,0 +1,221 @@
+"""A Python environment, read from its files: its interpreter is never run, and nothing of it is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuilder.facts.distributions import normalized, read_distributions
+from envbuilder.facts.model import CachedLibrary, Environment, Interpreter, Lock, Torch
+from envbuilder.facts.toolchain import cuda_release_of
+
+if TYPE_CHECKING:
+    from envbuilder.facts.world import World
+
+_ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64", 0xF3: "riscv64"}
+_LIMIT = 4 << 20
+_SHADOWING = ("torch", "vllm", "transformers", "triton", "numpy", "flashinfer")
+_MOST_CACHED = 64
+
+
+def find_environment(world: World) -> Path | None:
+    """Return the environment that one would mean without naming it: the active one, or one in this folder."""
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if value := world.variables.get(name, ""):
+            return Path(value)
+    for name in (".venv", "venv", ".envbuilder/dgx-spark/envs/serve", ".envbuilder/cuda/envs/serve", ".envbuilder/cpu/envs/serve"):
+        if (world.at(world.directory / name) / "pyvenv.cfg").is_file():
+            return world.directory / name
+    return None
+
+
+def read_environment(world: World, path: Path) -> Environment:
+    """Read the environment at `path` (in the world's terms). What is no environment is said, not raised."""
+    place = world.at(path)
+    if not place.is_dir():
+        return Environment(path=str(path), kind="none", valid=False, reason="there is no such folder")
+    sites = _site_packages(place)
+    config = _config(place)
+    if not sites:
+        reason = "a folder of a virtual environment without site-packages" if config else "no lib/pythonX.Y/site-packages below it"
+        interpreter = _interpreter(world, place, config, "") if config else None
+        return Environment(path=str(path), kind="venv" if config else "none", valid=False, reason=reason, interpreter=interpreter)
+    first = sites[0]
+    version = re.sub(r"^python", "", first.parent.name)
+    torch = _torch(first)
+    triton = first / "triton/backends/nvidia/bin"
+    system_site = config.get("include-system-site-packages", "").lower() == "true"
+    return Environment(
+        path=str(path),
+        kind="venv" if config else "conda" if (place / "conda-meta").is_dir() else "prefix",
+        valid=True,
+        interpreter=_interpreter(world, place, config, version),
+        site_packages=tuple(_named(world, site) for site in sites),
+        system_site=system_site,
+        shadowed=_shadowed(world, version, system_site=system_site),
+        moved_from=_moved_from(place, world, path),
+        leftovers=tuple(entry.name for site in sites for entry in sorted(site.glob("~*")))[:20],
+        distributions=tuple(dist for site in sites for dist in read_distributions(site)),
+        torch=torch,
+        torchvision_cuda=_torchvision_cuda(first),
+        triton_ptxas=cuda_release_of(triton / "ptxas"),
+        triton_ptxas_blackwell=cuda_release_of(triton / "ptxas-blackwell"),
+        extensions=None,
+        vllm_variables=_vllm_variables(first),
+        vllm_models=_names(first / "vllm/model_executor/models", "gemma4*.py"),
+        vllm_rust=any(True for _ in first.glob("vllm/_rust*.so")) or any(True for _ in place.glob("bin/vllm-rs")),
+        model_types=_names(first / "transformers/models", "*/"),
+        jit_cache=_jit_cache(world),
+        lock=_lock(place),
+    )
+
+
+def _site_packages(place: Path) -> list[Path]:
+    found = [*sorted(place.glob("lib/python3*/site-packages")), *sorted(place.glob("lib/python3*/dist-packages"))]
+    if not found and any(place.glob("*.dist-info")):
+        return [place]  # a folder made with `pip install --target`
+    return found
+
+
+def _named(world: World, place: Path) -> str:
+    return str(place) if world.live or not place.is_relative_to(world.root) else "/" + str(place.relative_to(world.root))
+
+
+def _config(place: Path) -> dict[str, str]:
+    lines = _text(place / "pyvenv.cfg").splitlines()
+    return {key.strip().lower(): value.strip() for key, sign, value in (line.partition("=") for line in lines) if sign}
+
+
+def _interpreter(world: World, place: Path, config: dict[str, str], version: str) -> Interpreter:
+    stated = config.get("version") or config.get("version_info", "")
+    home = config.get("home", "")
+    path = place / "bin/python"
+    target = _resolved(world, path)
+    base = Path(home).parent if home else place
+    short = version or ".".join(stated.split(".")[:2])
+    headers = [base / f"include/python{short}{suffix}/Python.h" for suffix in ("", "t")]
+    return Interpreter(
+        path=_named(world, path),
+        version=".".join(stated.split(".")[:3]) or short,
+        exists=target is not None,
+        machine=_machine(target) if target else "",
+        home=home,
+        home_exists=not home or world.exists(home),
+        headers=any(world.exists(_named(world, header)) for header in headers),
+        free_threaded=version.endswith("t"),
+    )
+
+
+def _resolved(world: World, path: Path) -> Path | None:
+    target = world.at(_named(world, path)) if not world.live else path
+    try:
+        return target.resolve() if target.exists() else None
+    except (OSError, RuntimeError):
+        return None
+
+
+def _machine(path: Path) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        header = file.read(20)
+        if header[:4] == b"\x7fELF":
+            return _ELF_MACHINES.get(int.from_bytes(header[18:20], "little"), "other")
+    return ""
+
+
+def _shadowed(world: World, version: str, *, system_site: bool) -> tuple[str, ...]:
+    """Return packages that come before the environment's own: from PYTHONPATH, and from the user's or the system's site."""
+    folders = [folder for folder in world.variables.get("PYTHONPATH", "").split(":") if folder.startswith("/")]
+    if system_site and not world.variables.get("PYTHONNOUSERSITE"):
+        folders.append(str(world.home / f".local/lib/python{version}/site-packages"))
+    return tuple(f"{folder}/{name}" for folder in folders for name in _SHADOWING if (world.at(folder) / name / "__init__.py").is_file())
+
+
+def _moved_from(place: Path, world: World, path: Path) -> str:
+    """Return the folder that the scripts in bin/ name, if it is not this one (a venv that was moved or copied)."""
+    match = re.search(r"^VIRTUAL_ENV=['\"]?([^'\"\n$]+)", _text(place / "bin/activate"), re.MULTILINE)
+    if not match or not match[1].startswith("/"):
+        return ""
+    stated = match[1].rstrip("/")
+    same = Path(stated) == path or world.at(stated) == place
+    if world.live and not same:
+        with contextlib.suppress(OSError):
+            same = Path(stated).resolve() == place.resolve()
+    return "" if same else stated
+
+
+def _torch(site: Path) -> Torch | None:
+    """Read torch/version.py as text: the wheel's file name does not say whether it is the CUDA build."""
+    text = _text(site / "torch/version.py")
+    if not text:
+        return None
+    values = {match[1]: match[2] for match in re.finditer(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*['\"]([^'\"]*)['\"]", text, re.MULTILINE)}
+    cmake = _text(site / "torch/share/cmake/Caffe2/Modules_CUDA_fix/upstream/FindCUDA/select_compute_arch.cmake")
+    return Torch(
+        version=values.get("__version__", ""),
+        cuda=values.get("cuda", ""),
+        hip=values.get("hip", ""),
+        cuda_library=(site / "torch/lib/libtorch_cuda.so").exists(),
+        arch_rewrite="2.1(2.0)" in cmake,
+    )
+
+
+def _torchvision_cuda(site: Path) -> str | None:
+    """Return the CUDA that torchvision was built for ("" for CPU), None if it does not say."""
+    text = _text(site / "torchvision/version.py")
+    if match := re.search(r"^cuda\s*=\s*(?:['\"]([\d.]*)['\"]|None)", text, re.MULTILINE):
+        return match[1] or ""
+    return None
+
+
+def _vllm_variables(site: Path) -> tuple[str, ...]:
+    return tuple(sorted(set(re.findall(r"\bVLLM_[A-Z0-9_]+\b", _text(site / "vllm/envs.py")))))
+
+
+def _names(folder: Path, pattern: str) -> tuple[str, ...]:
+    if pattern == "*/":
+        with contextlib.suppress(OSError):
+            return tuple(sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("_") and "." not in entry.name))
+        return ()
+    return tuple(sorted(entry.name for entry in folder.glob(pattern)))
+
+
+def _jit_cache(world: World) -> tuple[CachedLibrary, ...]:
+    """Return FlashInfer's kept libraries and the CUDA runtime each one names (its soname stands as text in .dynstr)."""
+    base = world.at(Path(world.variables.get("FLASHINFER_WORKSPACE_BASE") or world.home) / ".cache/flashinfer")
+    found = []
+    for path in sorted(base.rglob("*.so"))[:_MOST_CACHED] if base.is_dir() else []:
+        with contextlib.suppress(OSError):
+            match = re.search(rb"libcudart\.so\.(\d+)\0", path.read_bytes()[: 64 << 20])
+            if match:
+                found.append(CachedLibrary(path=_named(world, path), cudart=match[1].decode()))
+    return tuple(found)
+
+
+def _lock(place: Path) -> Lock | None:
+    """Read what the environment was locked to: a requirements file in it, or the manifest of the build that made it."""
+    for name in ("lock.txt", "requirements.lock", "requirements.txt"):
+        joined = _text(place / name).replace("\\\n", " ")
+        pins = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)(.*)$", joined, re.MULTILINE)
+        if pins:
+            return Lock(
+                pins={normalized(pin): version for pin, version, _ in pins},
+                unhashed=sum("--hash=" not in rest for _, _, rest in pins),
+            )
+    with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError):
+        manifest = json.loads(_text(place.parent.parent / "manifest.json") or "{}")
+        value = manifest["environments"][place.name]
+        pins_of = {normalized(entry["name"]): str(entry["version"]) for entry in value["distributions"]}
+        left_out = tuple(sorted(map(normalized, value.get("left_out", {}))))
+        return Lock(pins=pins_of, unhashed=0, left_out=left_out, platform=str(manifest.get("platform", "")))
+    return None
+
+
+def _text(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(_LIMIT).decode(errors="replace")
+    return ""

@@ -1,0 +1,81 @@
+"""The extension modules that serving depends on: would they load, and which GPU code do they carry? Asked of `binaries`.
+
+Not all of an environment's 400 libraries are looked into, only those whose faults stop a server: vLLM's and
+torchvision's, and the attention packages'. `envbuilder abi` looks at everything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuilder.binaries.abi import check_files
+from envbuilder.binaries.elf import read_elf_path
+from envbuilder.binaries.environment import interpreter_of, locate_torch, python_tag
+from envbuilder.binaries.fatbin import read_gpu_code_path
+from envbuilder.binaries.layout import MalformedElfError
+from envbuilder.binaries.system import DEBIAN_12, read_system
+from envbuilder.binaries.verdicts import Verdict
+from envbuilder.facts.model import Extension
+
+if TYPE_CHECKING:
+    from envbuilder.binaries.system import System
+    from envbuilder.binaries.verdicts import AbiReport, Cause, ExtensionReport
+
+_WHERE = ("vllm/*.so", "vllm/vllm_flash_attn/*.so", "torchvision/*.so", "flash_attn*.so", "xformers/*.so")
+# Kernels for other GPUs by design: that this one cannot use them is no fault; `abi` looks into them as well.
+_FOR_OTHERS = ("_flashmla", "_vllm_fa3")
+_MOST_SYMBOLS = 5
+
+
+def read_extensions(environment: Path) -> tuple[Extension, ...]:
+    site = next(iter(sorted(environment.glob("lib/python3*/site-packages"))), environment)
+    python = interpreter_of(site, [])
+    found = [path for pattern in _WHERE for path in sorted(site.glob(pattern)) if not path.name.startswith(_FOR_OTHERS)]
+    files = [path for path in found if python_tag(path.name) in {None, "abi3", python}]
+    if not files:
+        return ()
+    torch = locate_torch(site)
+    report = check_files(files, torch=torch, system=_system(files[0]))
+    with_gpu = torch is not None and torch.info.cuda is not None
+    return tuple(_extension(entry, report, site, with_gpu=with_gpu) for entry in report.extensions)
+
+
+def _system(sample: Path) -> System:
+    """Return the base system that the environment will find: this machine's own, if it is of the same kind."""
+    try:
+        own = read_elf_path("/proc/self/exe").machine
+        return read_system(Path("/"), machine=own) if read_elf_path(sample).machine == own else DEBIAN_12
+    except (MalformedElfError, OSError):
+        return DEBIAN_12
+
+
+def _extension(entry: ExtensionReport, report: AbiReport, site: Path, *, with_gpu: bool) -> Extension:
+    path = entry.path.removeprefix(f"{site}/")
+    cubins, ptx = _gpu_code(site / path) if with_gpu else ((), ())
+    return Extension(
+        path=path,
+        machine=entry.machine or "",
+        verdict=entry.verdict.value,
+        kinds=tuple(cause.kind.value for cause in report.causes if entry.path in cause.extensions and _own(cause, entry)),
+        symbols=tuple(symbol.demangled for symbol in entry.missing if symbol.via is None)[:_MOST_SYMBOLS],
+        not_found=tuple(library.soname for library in entry.needed if library.found is None),
+        detail=entry.detail,
+        cubins=cubins,
+        ptx=ptx,
+    )
+
+
+def _own(cause: Cause, entry: ExtensionReport) -> bool:
+    """Whether a cause is the first thing the loader meets: while a library is missing, it never comes to symbols."""
+    if entry.verdict is not Verdict.MISSING_LIBRARY:
+        return True
+    return cause.kind.value not in {"incomplete-build", "torch-version", "old-cxx11-abi"} or all(library.found for library in entry.needed)
+
+
+def _gpu_code(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    try:
+        pieces = sorted(read_gpu_code_path(path).pieces, key=lambda code: (code.ptx, code.arch.number, code.arch.variant))
+    except (MalformedElfError, OSError):
+        return (), ()
+    return tuple(str(code) for code in pieces if not code.ptx), tuple(str(code) for code in pieces if code.ptx)

@@ -1,0 +1,177 @@
+"""Model files on this machine, and the project one stands in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envbuilder.facts.distributions import normalized
+from envbuilder.facts.model import Checkpoint, Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envbuilder.facts.world import World
+
+_MOST_MODELS = 32
+_HEADER_LIMIT = 100 << 20  # safetensors' own limit for a header
+_LIMIT = 4 << 20
+_ARCHITECTURE = re.compile(r"[\w.-]{1,80}")
+
+
+def read_checkpoints(world: World, model: Path | None) -> tuple[Checkpoint, ...]:
+    """Read the configurations of the models in Hugging Face's cache, and of `model` if one is named."""
+    home = Path(world.variables.get("HF_HOME") or Path(world.variables.get("XDG_CACHE_HOME") or world.home / ".cache") / "huggingface")
+    hub = world.at(world.variables.get("HF_HUB_CACHE") or home / "hub")
+    folders: list[tuple[str, Path]] = [(model.name, world.at(model))] if model else []
+    with contextlib.suppress(OSError):
+        for entry in sorted(hub.glob("models--*"))[:_MOST_MODELS]:
+            name = entry.name.removeprefix("models--").replace("--", "/")
+            folders += [(name, snapshot) for snapshot in sorted(entry.glob("snapshots/*"))[-1:]]
+    return tuple(_checkpoint(name, folder) for name, folder in folders if folder.is_dir())
+
+
+def _checkpoint(name: str, folder: Path) -> Checkpoint:
+    config = _json(folder / "config.json")
+    text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    quantization = config.get("quantization_config")
+    dims = [text_config.get(key) for key in ("head_dim", "global_head_dim")] if isinstance(text_config, dict) else []
+    architectures = config.get("architectures")
+    return Checkpoint(
+        name=name,
+        model_type=_word(config.get("model_type")),
+        architectures=tuple(_word(item) for item in architectures[:4]) if isinstance(architectures, list) else (),
+        quantization=_word(quantization.get("format") or quantization.get("quant_method")) if isinstance(quantization, dict) else "",
+        head_dims=tuple(dim for dim in dims if isinstance(dim, int) and not isinstance(dim, bool)),
+        broken=tuple(_broken_files(folder)),
+    )
+
+
+def _word(value: Any) -> str:  # noqa: ANN401 - from a file that anyone may have written
+    return value if isinstance(value, str) and _ARCHITECTURE.fullmatch(value) else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        if path.is_file() and path.stat().st_size < _LIMIT:
+            value = json.loads(path.read_bytes())
+            return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _broken_files(folder: Path) -> Iterator[str]:
+    """Name the safetensors files that cannot be whole, and those that the index names and that are not there."""
+    for path in sorted(folder.glob("*.safetensors")):
+        reason = why_not_whole(path)
+        if reason:
+            yield f"{path.name}: {reason}"
+    for index in folder.glob("*.safetensors.index.json"):
+        weights = _json(index).get("weight_map")
+        names = {name for name in weights.values() if isinstance(name, str)} if isinstance(weights, dict) else set()
+        for name in sorted(names):
+            if "/" not in name and not (folder / name).exists():
+                yield f"{name}: named in {index.name}, not there"
+
+
+def why_not_whole(path: Path) -> str:
+    """Return why a safetensors file cannot be whole, "" if its header and its size agree.
+
+    Format: 8 bytes little-endian length N, N bytes of JSON, then the tensors; the largest `data_offsets` end is their size.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8:
+                return f"{size} bytes, too short for a header"
+            if length > min(size - 8, _HEADER_LIMIT):
+                start = file.read(40)
+                return "a Git LFS pointer, not the file" if b"git-lfs" in b"version " + start else f"cut inside its header ({size} bytes)"
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        whole = 8 + length + max(ends, default=0)
+    except OSError as error:
+        return error.strerror or "cannot be read"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return "its header is not valid JSON"
+    return f"{size} of {whole} bytes" if size < whole else ""
+
+
+def read_project(world: World) -> Project:
+    """Look at the folder one stands in."""
+    here = world.at(world.directory)
+    source = (here / "vllm").is_dir() and (here / "setup.py").is_file() and (here / "CMakeLists.txt").is_file()
+    return Project(
+        vllm_source=source,
+        vllm_shadow=(here / "vllm/__init__.py").is_file() and not (here / "vllm/_version.py").is_file(),
+        git=_git_state(here) if source else "",
+        rust_channel=_channel(here) if source else "",
+        sm120_only_guard=source and _has_guard(here),
+        torch_source_transitive=_transitive_source(here),
+        wheel_versions=_wheels(here),
+        build_metadata_unknown=_unknown_commits(here),
+    )
+
+
+def _git_state(here: Path) -> str:
+    """Return "sdist", "none", "shallow" or "full": what setuptools-scm will find."""
+    if (here / "PKG-INFO").is_file():
+        return "sdist"
+    git = here / ".git"
+    if not git.exists():
+        return "none"
+    return "shallow" if (git / "shallow").is_file() else "full"
+
+
+def _channel(here: Path) -> str:
+    match = re.search(r'^channel\s*=\s*"([^"]+)"', _text(here / "rust-toolchain.toml"), re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _has_guard(here: Path) -> bool:
+    files = sorted((here / "csrc").rglob("*scaled_mm*sm120*"))[:50] if (here / "csrc").is_dir() else []
+    return any("enable_sm120_only" in _text(path) for path in files if path.is_file())
+
+
+def _transitive_source(here: Path) -> bool:
+    """Whether pyproject.toml gives torch a source that uv will not use, because torch is no direct dependency."""
+    import tomllib  # noqa: PLC0415 - only where there is such a file
+
+    text = _text(here / "pyproject.toml")
+    if "tool.uv.sources" not in text:
+        return False
+    try:
+        value = tomllib.loads(text)
+        sources = value["tool"]["uv"]["sources"]
+        direct = [*value.get("project", {}).get("dependencies", [])]
+        for group in (*value.get("project", {}).get("optional-dependencies", {}).values(), *value.get("dependency-groups", {}).values()):
+            direct += [item for item in group if isinstance(item, str)]
+        return "torch" in sources and not any(re.match(r"torch\b(?![-\w])", item.strip()) for item in direct)
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _wheels(here: Path) -> dict[str, tuple[str, ...]]:
+    """Return name → versions of the wheels in ./wheels, where there are several of one name."""
+    versions: dict[str, set[str]] = {}
+    for path in sorted((here / "wheels").glob("*.whl")):
+        parts = path.name.split("-")
+        if len(parts) >= 5:
+            versions.setdefault(normalized(parts[0]), set()).add(parts[1])
+    return {name: tuple(sorted(found)) for name, found in versions.items() if len(found) > 1}
+
+
+def _unknown_commits(here: Path) -> tuple[str, ...]:
+    text = _text(here / "build-metadata.yaml") or _text(here / "wheels/build-metadata.yaml")
+    return tuple(re.findall(r"^\s*([\w-]*commit[\w-]*)\s*:\s*[\"']?unknown", text, re.MULTILINE))
+
+
+def _text(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(_LIMIT).decode(errors="replace")
+    return ""

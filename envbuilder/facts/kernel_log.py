@@ -1,0 +1,81 @@
+"""The kernel log of this boot, the lines that matter, from the first source that this user may read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING
+
+from envbuilder.errors import ProgramError
+from envbuilder.facts import redact
+from envbuilder.facts.model import KernelLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from envbuilder.facts.world import World
+
+_WANTED = re.compile(
+    r"NVRM|\bXid\b|nvidia|oom-kill|Out of memory|Killed process|\bDOE\b|mlx5|PM: suspend|GSP|EXT4-fs error|I/O error|"
+    r"module verification|unsigned module|Lockdown:|AER:|soft lockup|blocked for more than|nouveau|thermal"
+)
+_PREFIX = re.compile(r"^(?:<\d+>|\d+,\d+,\d+,[^;]*;)?(?:\S+\s+\d+\s[\d:]+\s\S+\s|\d{4}-\S+\s\S+\s)?(?:kernel:\s*)?(?:\[\s*\d+\.\d+\]\s*)?")
+_TAIL_BYTES = 4 << 20
+_MOST_LINES = 300
+_JOURNAL_LIMIT_S = 1.5
+
+
+def read_kernel_log(world: World) -> KernelLog | None:
+    """Return what concerns GPU, memory and disks; None if no source may be read (that is usual without the group adm)."""
+    for source, lines in _sources(world):
+        kept = [_clean(line) for line in lines if _WANTED.search(line)]
+        return KernelLog(source=source, lines=tuple(kept[-_MOST_LINES:]))
+    return None
+
+
+def _clean(line: str) -> str:
+    return redact.text(_PREFIX.sub("", line.rstrip(), count=1))[:300]
+
+
+def _sources(world: World) -> Iterator[tuple[str, Iterable[str]]]:
+    if world.live and (records := _ring()):
+        yield "/dev/kmsg", records
+    for path in ("/var/log/kern.log", "/var/log/dmesg"):
+        if text := world.tail(path, _TAIL_BYTES):
+            yield path, _this_boot(text)
+    if world.live and world.which("journalctl") and (text := _journal()):
+        yield "journalctl -k -b", text.splitlines()
+
+
+def _this_boot(text: str) -> list[str]:
+    lines = text.splitlines()
+    start = max((index for index, line in enumerate(lines) if "] Linux version " in line or "kernel: Linux version " in line), default=0)
+    return lines[start:]
+
+
+def _ring() -> list[str]:
+    """Read the kernel's ring buffer, one record a read; [] where that is not permitted."""
+    records: list[str] = []
+    try:
+        handle = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with contextlib.suppress(OSError):
+        while True:
+            try:
+                record = os.read(handle, 8192)
+            except BrokenPipeError:  # a record was overwritten while we read: go on with the next
+                continue
+            records.append(record.decode(errors="replace").partition("\n")[0])
+    os.close(handle)
+    return records
+
+
+def _journal() -> str:
+    from envbuilder.process import run  # noqa: PLC0415 - only where the files do not tell
+
+    with contextlib.suppress(ProgramError):
+        command = ["journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat", "--lines=5000"]
+        return run(command, timeout_s=_JOURNAL_LIMIT_S, capture=True).stdout
+    return ""

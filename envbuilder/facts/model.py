@@ -1,0 +1,408 @@
+"""The snapshot: everything the doctor judges by, as plain frozen data that goes to JSON and back.
+
+A section is None when its reader failed (`readers` says why) or when there is nothing to read (no environment).
+Memory is in kB as /proc/meminfo has it, sizes elsewhere in bytes. Nothing here names a person or a machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SCHEMA = "envbuilder/facts/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How one reader fared: `status` is ok, failed or timeout."""
+
+    name: str
+    status: str
+    milliseconds: int
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """The system: `container` is "docker", "podman", "kubernetes" or ""; `libc` like "glibc 2.39"."""
+
+    arch: str
+    kernel: str
+    os_id: str
+    os_version: str
+    os_name: str
+    libc: str
+    container: str
+    wsl: bool
+    remote_shell: bool
+    root_user: bool
+    year: int
+    restricted_user_namespaces: bool = False
+    secure_boot: bool | None = None
+    unclean_boots: int = 0
+    boots: int = 0
+    pstore_entries: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DgxRelease:
+    """What /etc/dgx-release says, without the serial number; `running` is the last OTA version, or the base's."""
+
+    name: str
+    platform: str
+    base: str
+    running: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpu:
+    """`parts` are Arm part numbers ("0xd85"), `flags` the few x86 features that matter to kernels."""
+
+    count: int
+    model: str
+    parts: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """/proc/meminfo in kB, the pressure file's full avg10 in percent, and the settings that move them."""
+
+    meminfo: dict[str, int]
+    pressure_full_avg10: float | None = None
+    min_free_kb: int | None = None
+    cgroup_limit_bytes: int | None = None
+
+    def kb(self, name: str) -> int:
+        return self.meminfo.get(name, 0)
+
+    @property
+    def total_gib(self) -> float:
+        return self.kb("MemTotal") / 2**20
+
+    @property
+    def available_gib(self) -> float:
+        return self.kb("MemAvailable") / 2**20
+
+    @property
+    def swap_used_gib(self) -> float:
+        return (self.kb("SwapTotal") - self.kb("SwapFree")) / 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A folder that is written to: what for, whether it can be, and what its filesystem has left."""
+
+    purpose: str
+    path: str
+    exists: bool
+    writable: bool
+    noexec: bool
+    filesystem: str
+    free_bytes: int
+    free_inodes: int
+    inodes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PciDevice:
+    address: str
+    vendor: str
+    device: str
+    kind: str
+    driver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverLibrary:
+    """A file of the driver's user side: `version` from its name, `stub` when it is a toolkit's stand-in."""
+
+    path: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """The NVIDIA driver as files show it: `loaded` is the kernel module's version ("" if none is loaded)."""
+
+    loaded: str
+    flavour: str
+    modules: tuple[str, ...]
+    libraries: tuple[DriverLibrary, ...]
+    gpu_firmware: tuple[str, ...]
+    firmware_dirs: tuple[str, ...]
+    module_for_kernel: bool | None
+    nodes: tuple[str, ...]
+    unusable_nodes: tuple[str, ...]
+    run_installer: bool
+    nouveau: bool
+    fabric_manager_running: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuProcess:
+    pid: int
+    memory_bytes: int | None
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU as NVML tells it; None where NVML does not support the question."""
+
+    name: str
+    compute_capability: str
+    memory_total: int | None
+    memory_free: int | None
+    utilization: int | None
+    sm_clock_mhz: int | None
+    max_sm_clock_mhz: int | None
+    power_w: float | None
+    temperature_c: int | None
+    throttle_reasons: int | None
+    ecc_uncorrected: int | None
+    compute_mode: int | None
+    mig: int | None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nvml:
+    """NVML's answers: `status` is ok, absent (no library), error or timeout; `cuda` the driver's CUDA, like "13.0"."""
+
+    status: str
+    error: str = ""
+    driver: str = ""
+    cuda: str = ""
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolkit:
+    """A CUDA toolkit: where it is, its release ("13.0"; "" if not to be told), and how one comes to it."""
+
+    path: str
+    release: str
+    nvcc: bool
+    found_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilers:
+    """The first of each program on PATH ("" if none), and what should lead to one and does not.
+
+    `lost_programs` are variables ("NAME=path") that name a program which is not there.
+    """
+
+    c: str
+    cxx: str
+    nvcc: str
+    cargo: str
+    cmake: str
+    ninja: str
+    git: str
+    dangling_cuda: tuple[str, ...] = ()
+    lost_programs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Containers:
+    """Container engines and NVIDIA's part of them. `socket` is absent, ok, denied or refused."""
+
+    socket: str
+    snap: bool
+    runtimes: tuple[str, ...]
+    daemon_json_error: str
+    cdi_specs: tuple[str, ...]
+    cdi_driver_versions: tuple[str, ...]
+    toolkit: str
+    docker: bool
+    podman: bool
+    swarm: bool
+    shm_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelLog:
+    """The lines of this boot's kernel log that matter (a marker, and the line without time and host)."""
+
+    source: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A process of a serving stack: `flags` are those of its arguments that checks know."""
+
+    pid: int
+    name: str
+    orphan: bool
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """`interfaces` are names that are up; `connectx` PCI functions of a ConnectX-7."""
+
+    interfaces: tuple[str, ...]
+    connectx: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpreter:
+    """An environment's Python: `machine` from its ELF header; `headers` whether Python.h is there."""
+
+    path: str
+    version: str
+    exists: bool
+    machine: str
+    home: str
+    home_exists: bool
+    headers: bool
+    free_threaded: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """An installed distribution; `requires` without those of extras; `bad_files` differ from RECORD."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...] = ()
+    requires_python: str = ""
+    tags: tuple[str, ...] = ()
+    build: str = ""
+    installer: str = ""
+    missing_files: tuple[str, ...] = ()
+    short_files: tuple[str, ...] = ()
+    record_escapes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torch:
+    """torch/version.py, and what lies beside it."""
+
+    version: str
+    cuda: str
+    hip: str
+    cuda_library: bool
+    arch_rewrite: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """An extension module: the ABI verdict with the kinds of its faults, and its GPU code ("sm_120f", "compute_80")."""
+
+    path: str
+    machine: str
+    verdict: str
+    kinds: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    not_found: tuple[str, ...] = ()
+    detail: str = ""
+    cubins: tuple[str, ...] = ()
+    ptx: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """What an environment was locked to; `left_out` are distributions that were left out on purpose."""
+
+    pins: dict[str, str]
+    unhashed: int
+    left_out: tuple[str, ...] = ()
+    platform: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedLibrary:
+    """A library compiled at run time and kept: which CUDA runtime major it needs."""
+
+    path: str
+    cudart: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """A Python environment, read without running it."""
+
+    path: str
+    kind: str
+    valid: bool
+    reason: str = ""
+    interpreter: Interpreter | None = None
+    site_packages: tuple[str, ...] = ()
+    system_site: bool = False
+    shadowed: tuple[str, ...] = ()
+    moved_from: str = ""
+    leftovers: tuple[str, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+    torch: Torch | None = None
+    torchvision_cuda: str | None = None
+    triton_ptxas: str = ""
+    triton_ptxas_blackwell: str = ""
+    extensions: tuple[Extension, ...] | None = ()
+    vllm_variables: tuple[str, ...] = ()
+    vllm_models: tuple[str, ...] = ()
+    vllm_rust: bool = False
+    model_types: tuple[str, ...] = ()
+    jit_cache: tuple[CachedLibrary, ...] = ()
+    lock: Lock | None = None
+    owned_twice: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model on this machine: `name` is the repository's or the folder's; `broken` files with the reason."""
+
+    name: str
+    model_type: str
+    architectures: tuple[str, ...]
+    quantization: str
+    head_dims: tuple[int, ...]
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """The folder one stands in: a vLLM source tree, a pyproject, a folder of wheels."""
+
+    vllm_source: bool = False
+    vllm_shadow: bool = False
+    git: str = ""
+    rust_channel: str = ""
+    sm120_only_guard: bool = False
+    torch_source_transitive: bool = False
+    wheel_versions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    build_metadata_unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A machine and an environment on it, at one moment."""
+
+    schema: str = SCHEMA
+    tool: str = ""
+    machine: str
+    target: str = ""
+    product: str = ""
+    detected: tuple[str, ...] = ()
+    readers: tuple[Reading, ...] = ()
+    host: Host | None = None
+    dgx: DgxRelease | None = None
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    places: tuple[Place, ...] | None = None
+    pci: tuple[PciDevice, ...] | None = None
+    driver: Driver | None = None
+    nvml: Nvml | None = None
+    toolkits: tuple[Toolkit, ...] | None = None
+    compilers: Compilers | None = None
+    packages: dict[str, str] | None = None
+    containers: Containers | None = None
+    kernel_log: KernelLog | None = None
+    processes: tuple[Process, ...] | None = None
+    network: Network | None = None
+    variables: dict[str, str] | None = None
+    environment: Environment | None = None
+    checkpoints: tuple[Checkpoint, ...] | None = None
+    project: Project | None = None

@@ -1,0 +1,153 @@
+"""All readers at once, each with its own time limit: one that fails or hangs leaves a hole in the snapshot, and says so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from envbuilder import __version__
+from envbuilder.facts import detect
+from envbuilder.facts.model import Environment, Reading, Snapshot
+from envbuilder.facts.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+LIMIT_S = 5.0
+_EXTENSIONS_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A named part of the world. `limit_s` counts from the start of all readers."""
+
+    name: str
+    read: Callable[[], Any]
+    limit_s: float = LIMIT_S
+
+
+def take(
+    world: World | None = None,
+    *,
+    environment: Path | None = None,
+    model: Path | None = None,
+    target: str = "",
+    inspect_binaries: bool = True,
+) -> Snapshot:
+    """Read a machine, and the environment at `environment` (or the one in use) on it. Never raises for what it finds."""
+    world = world or World()
+    identity = detect.identify(world.root)
+    values, readings = read_all(_readers(world, environment, model, inspect_binaries=inspect_binaries))
+    extensions = values.pop("extensions", None)
+    found = values.get("environment")
+    if isinstance(found, Environment) and found.valid:
+        values["environment"] = replace(found, extensions=extensions)
+    nvml = values.get("nvml")
+    if nvml is not None and nvml.gpus:
+        first = nvml.gpus[0]
+        identity = detect.refine(
+            identity, name=first.name, compute_capability=first.compute_capability, memory_known=first.memory_total is not None
+        )
+    return Snapshot(
+        tool=__version__,
+        machine=identity.machine.value,
+        target=target,
+        product=identity.product,
+        detected=identity.evidence,
+        readers=readings,
+        **values,
+    )
+
+
+def _readers(world: World, environment: Path | None, model: Path | None, *, inspect_binaries: bool) -> list[Reader]:
+    from envbuilder.facts import driver, files_around, kernel_log, machine, toolchain  # noqa: PLC0415 - `detect_target` must not pay for them
+    from envbuilder.facts import environment as environments  # noqa: PLC0415
+
+    chosen = environment or environments.find_environment(world)
+    readers = [
+        # The two that wait (for a child, for a disk) start first.
+        Reader(name="nvml", read=lambda: driver.read_nvml(world)),
+        Reader(name="kernel_log", read=lambda: kernel_log.read_kernel_log(world)),
+        Reader(name="host", read=lambda: machine.read_host(world)),
+        Reader(name="dgx", read=lambda: machine.read_dgx(world)),
+        Reader(name="cpu", read=lambda: machine.read_cpu(world)),
+        Reader(name="memory", read=lambda: machine.read_memory(world)),
+        Reader(name="places", read=lambda: machine.read_places(world, chosen)),
+        Reader(name="pci", read=lambda: machine.read_pci(world)),
+        Reader(name="driver", read=lambda: driver.read_driver(world)),
+        Reader(name="toolkits", read=lambda: toolchain.read_toolkits(world)),
+        Reader(name="compilers", read=lambda: toolchain.read_compilers(world)),
+        Reader(name="packages", read=lambda: toolchain.read_packages(world)),
+        Reader(name="containers", read=lambda: toolchain.read_containers(world)),
+        Reader(name="processes", read=lambda: machine.read_processes(world)),
+        Reader(name="network", read=lambda: machine.read_network(world)),
+        Reader(name="variables", read=lambda: toolchain.read_variables(world)),
+        Reader(name="checkpoints", read=lambda: files_around.read_checkpoints(world, model)),
+        Reader(name="project", read=lambda: files_around.read_project(world)),
+    ]
+    if chosen is not None:
+        readers.insert(0, Reader(name="environment", read=lambda: environments.read_environment(world, chosen)))
+        if inspect_binaries:
+            read = Reader(name="extensions", read=lambda: _extensions(world.at(chosen)), limit_s=_EXTENSIONS_LIMIT_S)
+            readers.insert(0, read)
+    return readers
+
+
+def _extensions(environment: Path) -> Any:  # noqa: ANN401 - as all readers
+    from envbuilder.facts.extensions import read_extensions  # noqa: PLC0415 - imported in the reader's own thread
+
+    return read_extensions(environment)
+
+
+def read_all(readers: Iterable[Reader]) -> tuple[dict[str, Any], tuple[Reading, ...]]:
+    """Run the readers side by side; return what they gave, and how each fared.
+
+    A thread that hangs in the kernel (a dead network mount, a wedged driver) cannot be ended: it is a daemon, left
+    behind, and dies with the process.
+    """
+    values: dict[str, Any] = {}
+    started = time.monotonic()
+    running = []
+    for reader in readers:
+        work = _Work(reader)
+        work.thread.start()
+        running.append(work)
+    readings = []
+    for work in running:
+        work.thread.join(max(0.0, started + work.reader.limit_s - time.monotonic()))
+        reading, value = work.result(started)
+        readings.append(reading)
+        if reading.status == "ok" and value is not None:
+            values[reading.name] = value
+    return values, tuple(readings)
+
+
+class _Work:
+    """One reader in its thread."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.thread = threading.Thread(target=self._run, name=reader.name, daemon=True)
+        self._value: Any = None
+        self._error = ""
+        self._milliseconds = 0
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        try:
+            self._value = self.reader.read()
+        except Exception as error:  # noqa: BLE001 - a reader that fails is a fact, whatever it failed of
+            self._error = f"{type(error).__name__}: {error}"[:300]
+        self._milliseconds = round(1000 * (time.monotonic() - started))
+
+    def result(self, started: float) -> tuple[Reading, Any]:
+        name = self.reader.name
+        if self.thread.is_alive():
+            waited = round(1000 * (time.monotonic() - started))
+            return Reading(name=name, status="timeout", milliseconds=waited, error=f"no answer in {self.reader.limit_s:g} s"), None
+        if self._error:
+            return Reading(name=name, status="failed", milliseconds=self._milliseconds, error=self._error), None
+        return Reading(name=name, status="ok", milliseconds=self._milliseconds), self._value

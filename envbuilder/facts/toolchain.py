@@ -1,0 +1,192 @@
+"""CUDA toolkits, compilers, installed packages, container engines, and the variables that steer them all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuilder.facts import redact
+from envbuilder.facts.model import Compilers, Containers, Toolkit
+
+if TYPE_CHECKING:
+    from envbuilder.facts.world import World
+
+_CHUNK = 4 << 20
+_RELEASE = re.compile(rb"[Cc]uda compilation tools, release (\d+\.\d+)")
+_PACKAGES = re.compile(
+    r"nvidia-|libnvidia-|cuda-|libcuda|linux-image-\d|docker|containerd|podman|dgx-|gcc$|g\+\+$|libc6$|python3[\d.]*-dev|libnccl|datacenter-gpu|linux-modules-nvidia|earlyoom"
+)
+_VARIABLES = re.compile(
+    r"(?:CUDA|TORCH|PYTORCH|VLLM|TRITON|FLASHINFER|NCCL|GLOO|RAY|HF|TRANSFORMERS|CMAKE|NVIDIA|NVCC|SETUPTOOLS_SCM|TRT_?LLM|TENSORRT|OMP|UV|PIP|CCACHE|XLA)_\w+"
+    r"|MAX_JOBS|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON(?:PATH|HOME|NOUSERSITE|WARNINGS)|VIRTUAL_ENV|CONDA_PREFIX|CC|CXX|CUDACXX|DOCKER_HOST|WSL_DISTRO_NAME|RAY_memory_monitor_refresh_ms"
+)
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+
+
+def cuda_release_of(path: Path) -> str:
+    """Return the release ("13.0") that an nvcc or ptxas carries in its own bytes, "" if none. Nothing is run."""
+    tail = b""
+    # Read in pieces, not mapped: a mapped file that someone truncates kills its reader with SIGBUS.
+    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            data = tail + chunk
+            place = data.find(b"uda compilation tools, release ")
+            if place > 0 and (match := _RELEASE.match(data[place - 1 : place + 80])):
+                return match[1].decode()
+            tail = data[-100:]
+    return ""
+
+
+def read_toolkits(world: World) -> tuple[Toolkit, ...]:
+    """Return every CUDA toolkit: those of /usr/local, of CUDA_HOME, and the one whose nvcc is first on PATH."""
+    found: dict[str, list[str]] = {}
+    for path in world.matching("/usr/local", r"cuda(?:-\d+(?:\.\d+)*)?"):
+        if world.at(path).is_dir():
+            found.setdefault(_own(world, path), []).append(path)
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        if home := world.variables.get(name, ""):
+            found.setdefault(_own(world, home), []).append(name)
+    if nvcc := world.which("nvcc"):
+        found.setdefault(str(Path(_own(world, nvcc)).parent.parent), []).append("PATH")
+    return tuple(
+        Toolkit(path=path, release=_toolkit_release(world, path), nvcc=world.exists(f"{path}/bin/nvcc"), found_by=tuple(ways))
+        for path, ways in sorted(found.items())
+    )
+
+
+def _own(world: World, path: str) -> str:
+    """Return a path of this world without links in it."""
+    place = world.at(path)
+    if world.live:
+        return os.path.realpath(place)
+    return "/" + str(place.relative_to(world.root)) if place.is_relative_to(world.root) else str(place)
+
+
+def _toolkit_release(world: World, path: str) -> str:
+    with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
+        version = json.loads(world.text(f"{path}/version.json"))["cuda"]["version"]
+        return ".".join(version.split(".")[:2])
+    if match := re.search(r"CUDA Version (\d+\.\d+)", world.line(f"{path}/version.txt")):
+        return match[1]
+    return cuda_release_of(world.at(f"{path}/bin/nvcc"))
+
+
+def read_compilers(world: World) -> Compilers:
+    dangling = [
+        path
+        for path in ("/usr/local/cuda", world.variables.get("CUDA_HOME", ""), world.variables.get("CUDA_PATH", ""))
+        if path and not world.exists(path) and (path != "/usr/local/cuda" or (world.root / "usr/local/cuda").is_symlink())
+    ]
+    return Compilers(
+        c=next((found for name in (world.variables.get("CC", ""), "gcc", "cc", "clang") if name and (found := _program(world, name))), ""),
+        cxx=next((found for name in (world.variables.get("CXX", ""), "g++", "c++") if name and (found := _program(world, name))), ""),
+        nvcc=world.which("nvcc"),
+        cargo=world.which("cargo"),
+        cmake=world.which("cmake"),
+        ninja=world.which("ninja"),
+        git=world.which("git"),
+        dangling_cuda=tuple(dict.fromkeys(dangling)),
+        lost_programs=tuple(
+            f"{name}={path}"
+            for name in ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH", "CUDACXX", "CC", "CXX")
+            if (path := world.variables.get(name, "")).startswith("/") and not world.exists(path.partition(" ")[0])
+        ),
+    )
+
+
+def _program(world: World, name: str) -> str:
+    program = name.partition(" ")[0]
+    return (program if world.exists(program) else "") if program.startswith("/") else world.which(program)
+
+
+def read_packages(world: World) -> dict[str, str]:
+    """Return name → version of the installed Debian packages that matter here."""
+    found = {}
+    for stanza in world.text("/var/lib/dpkg/status", limit=32 << 20).split("\n\n"):
+        name = stanza[9 : stanza.find("\n")]
+        if _PACKAGES.match(name) and "\nStatus: install ok installed\n" in stanza and (match := re.search(r"\nVersion: (\S+)", stanza)):
+            found[name] = match[1]
+    return found
+
+
+def read_containers(world: World) -> Containers:
+    runtimes, error = _daemon(world)
+    specs = [path for folder in ("/etc/cdi", "/var/run/cdi", "/run/cdi") for path in world.matching(folder, r".*\.(?:ya?ml|json)")]
+    nvidia = [path for path in specs if "nvidia.com/gpu" in world.text(path, limit=1 << 16)]
+    versions = {match for path in nvidia for match in re.findall(r"libcuda\.so\.(\d{3}\.\d+(?:\.\d+)?)", world.text(path))}
+    return Containers(
+        socket=_docker_socket(world),
+        snap=world.exists("/snap/docker") or world.exists("/var/snap/docker"),
+        runtimes=runtimes,
+        daemon_json_error=error,
+        cdi_specs=tuple(dict.fromkeys(nvidia)),
+        cdi_driver_versions=tuple(sorted(versions)),
+        toolkit=re.sub(r"-\d+$", "", read_packages(world).get("nvidia-container-toolkit", "")),
+        docker=bool(world.which("docker")) or world.exists("/usr/bin/docker"),
+        podman=bool(world.which("podman")) or world.exists("/usr/bin/podman"),
+        swarm=world.exists("/var/lib/docker/swarm"),
+        shm_bytes=_shared_memory(world),
+    )
+
+
+def _daemon(world: World) -> tuple[tuple[str, ...], str]:
+    text = world.text("/etc/docker/daemon.json")
+    if not text.strip():
+        return (), ""
+    try:
+        runtimes = json.loads(text).get("runtimes", {})
+        return tuple(sorted(runtimes)), ""
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        return (), str(error)[:120]
+
+
+def _docker_socket(world: World) -> str:
+    given = world.variables.get("DOCKER_HOST", "")
+    if given and not given.startswith("unix://"):
+        return "remote"
+    path = given.removeprefix("unix://") or "/var/run/docker.sock"
+    try:
+        mode = world.at(path).stat().st_mode
+    except OSError as error:
+        return "denied" if isinstance(error, PermissionError) else "absent"
+    if not world.may_write(Path(path)):
+        return "denied"
+    return "refused" if world.live and stat.S_ISSOCK(mode) and not _answers(path) else "ok"
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(0.5)
+        try:
+            client.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _shared_memory(world: World) -> int | None:
+    if not world.live:
+        return None
+    with contextlib.suppress(OSError):
+        state = os.statvfs("/dev/shm")  # noqa: S108 - measured, not written
+        return state.f_blocks * state.f_frsize
+    return None
+
+
+def read_variables(world: World) -> dict[str, str]:
+    """Return the variables that steer CUDA, torch, vLLM and builds; of a secret only that it is set."""
+    kept = {
+        name: "<set>" if _SECRET.search(name) else redact.text(value)[:2000]
+        for name, value in world.variables.items()
+        if _VARIABLES.fullmatch(name)
+    }
+    token = Path(world.variables.get("HF_HOME") or world.home / ".cache/huggingface") / "token"
+    if "HF_TOKEN" not in kept and world.exists(token):
+        kept["HF_TOKEN"] = "<file>"  # noqa: S105 - it says where, not what
+    return dict(sorted(kept.items()))

@@ -1,0 +1,144 @@
+"""The world that readers see: a root folder and an environment of variables, both given, so that a simulated machine is one.
+
+Every read is bounded. Paths inside the root are looked up under it, absolute links included: a simulated machine's
+`/usr/local/cuda -> /usr/local/cuda-13.0` leads to its own folder, not to the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_READ_LIMIT = 1 << 20
+_MAX_LINKS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """`live` when the root is this machine's own: only then are programs started and sockets opened."""
+
+    root: Path = Path("/")
+    variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    directory: Path = field(default_factory=Path.cwd)
+    uid: int = field(default_factory=os.getuid)
+    gids: tuple[int, ...] = field(default_factory=lambda: (os.getgid(), *os.getgroups()))
+
+    @property
+    def live(self) -> bool:
+        return self.root == Path("/")
+
+    @property
+    def home(self) -> Path:
+        return Path(self.variables.get("HOME") or ("/root" if self.uid == 0 else "/nonexistent"))
+
+    def at(self, path: str | Path) -> Path:
+        """Return where a path of this world lies on the disk, links inside the root followed as the root sees them."""
+        if self.live:
+            return Path(path)
+        parts = [part for part in str(path).split("/") if part not in {"", "."}]
+        place, links = self.root, 0
+        while parts:
+            part = parts.pop(0)
+            if part == "..":
+                place = place.parent if place != self.root else place
+                continue
+            place /= part
+            if place.is_symlink() and links < _MAX_LINKS:
+                links += 1
+                goal = str(place.readlink())
+                place = self.root if goal.startswith("/") else place.parent
+                parts = [piece for piece in goal.split("/") if piece not in {"", "."}] + parts
+        return place
+
+    def text(self, path: str | Path, *, limit: int = _READ_LIMIT) -> str:
+        """Return a file's text, "" when it cannot be read. What is no regular file (a FIFO would block) is not opened."""
+        return self.data(path, limit=limit).decode(errors="replace")
+
+    def data(self, path: str | Path, *, limit: int = _READ_LIMIT) -> bytes:
+        try:
+            handle = os.open(self.at(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        with contextlib.suppress(OSError), os.fdopen(handle, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return b""
+            chunks, size = [], 0
+            # /proc files answer in pieces: read until the end, or the limit.
+            while size < limit and (chunk := file.read(limit - size)):
+                chunks.append(chunk)
+                size += len(chunk)
+            return b"".join(chunks)
+        return b""
+
+    def tail(self, path: str | Path, size: int) -> str:
+        """Return the last `size` bytes of a file as text."""
+        try:
+            with self.at(path).open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+                return file.read(size).decode(errors="replace")
+        except OSError:
+            return ""
+
+    def line(self, path: str | Path) -> str:
+        """Return a small file's text without the whitespace and zero bytes around it."""
+        return self.text(path, limit=4096).strip("\0\n\t ")
+
+    def number(self, path: str | Path) -> int | None:
+        text = self.line(path)
+        return int(text) if re.fullmatch(r"-?\d+", text) else None
+
+    def names(self, path: str | Path) -> list[str]:
+        try:
+            return sorted(os.listdir(self.at(path)))  # noqa: PTH208 - names are wanted, not paths
+        except OSError:
+            return []
+
+    def exists(self, path: str | Path) -> bool:
+        try:
+            return self.at(path).exists()
+        except OSError:
+            return False
+
+    def matching(self, folder: str, pattern: str) -> Iterator[str]:
+        """Yield the full names (in this world) of a folder's entries whose whole name matches."""
+        compiled = re.compile(pattern)
+        for name in self.names(folder):
+            if compiled.fullmatch(name):
+                yield f"{folder.rstrip('/')}/{name}"
+
+    def which(self, name: str) -> str:
+        """Return the first executable of that name on PATH, "" if none."""
+        for folder in self.variables.get("PATH", "").split(":"):
+            candidate = f"{folder}/{name}"
+            if folder and self._executable(candidate):
+                return candidate
+        return ""
+
+    def _executable(self, path: str) -> bool:
+        try:
+            mode = self.at(path).stat().st_mode
+        except OSError:
+            return False
+        return stat.S_ISREG(mode) and bool(mode & 0o111)
+
+    def may_write(self, path: Path) -> bool:
+        """Whether this user may write there, by the mode bits and the mount (access(2) when the world is live)."""
+        place = self.at(path)
+        if self.live:
+            return os.access(place, os.W_OK)
+        try:
+            status = place.stat()
+        except OSError:
+            return False
+        if self.uid == 0:
+            return True
+        shift = 6 if status.st_uid == self.uid else 3 if status.st_gid in self.gids else 0
+        return bool(status.st_mode >> shift & 0o2)
