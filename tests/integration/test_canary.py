@@ -1,13 +1,9 @@
-"""The canary in real environments: llmcompressor quantizes, vLLM serves. Needs a build of target cpu.
-
-`ENVBUILDER_TEST_OUT=DIR pytest tests/integration/test_canary.py`, DIR being what `envbuilder build --out DIR` left.
-"""
+"""The canary in real environments: llmcompressor quantizes, vLLM serves, and what must fail does."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 import subprocess
 import sys
 import textwrap
@@ -19,7 +15,6 @@ import pytest
 
 from envbuilder import smoke
 from envbuilder.console import Console
-from envbuilder.layout import Layout
 from envbuilder.smoke import plugins
 from envbuilder.smoke.judging import VISION_ON_DISK
 from envbuilder.smoke.results import ANSWER, Control, Status
@@ -27,15 +22,16 @@ from envbuilder.smoke.results import ANSWER, Control, Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from building import KilledBuild
+
+    from envbuilder.layout import Layout
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.enable_socket]
 
 
 @pytest.fixture(scope="module")
-def layout() -> Layout:
-    out = os.environ.get("ENVBUILDER_TEST_OUT")
-    if not out:
-        pytest.skip("ENVBUILDER_TEST_OUT names no built environment")
-    return Layout.of(out)
+def layout(built_cpu: KilledBuild) -> Layout:
+    return built_cpu.layout
 
 
 @pytest.fixture(scope="module")
