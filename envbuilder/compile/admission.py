@@ -1,0 +1,198 @@
+"""Admission to memory: the coordinator that every launcher of a build asks before it starts its compiler.
+
+It listens on a socket in the build's folder. A launcher names its unit and waits; when its turn comes it is told to
+go, and from then on tells what it uses. Its connection is its claim, so a killed launcher leaves none. What several
+builds on one machine have claimed beyond what they use yet is added up through small files, each locked by its
+build: a lock ends with its process, so a killed build's claim is void as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import socket
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envbuilder.compile.policy import GIB, Unit, guess, next_to_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+_TICK_S = 0.5
+_RESERVE = 1 * GIB  # left free for everything else on the machine, at least
+
+
+def available_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes that programs could still take: the kernel's estimate, or the control group's room if less."""
+    rows = dict(row.split(":", 1) for row in (proc / "meminfo").read_text(encoding="ascii").splitlines())
+    free = int(rows["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        own = next(row[3:] for row in (proc / "self/cgroup").read_text(encoding="utf-8").splitlines() if row.startswith("0::"))
+        folder = cgroups / own.strip("/")
+        for place in (folder, *folder.parents):
+            if place == cgroups.parent:
+                break
+            with contextlib.suppress(OSError, ValueError):  # "max": no limit here
+                free = min(free, int((place / "memory.max").read_text()) - int((place / "memory.current").read_text()))
+    return free
+
+
+def reserve_of(total: int) -> int:
+    """Return what is kept free: a sixteenth of the memory, since GB10's is the GPU's and the desktop's as well."""
+    return max(_RESERVE, total // 16)
+
+
+def total_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class _Client:
+    connection: socket.socket
+    buffer: bytes = b""
+    unit: Unit | None = None
+    started: bool = False
+    rss: int = 0
+
+
+@dataclass
+class Coordinator:
+    """Serves the launchers of one build, in a thread. `known` are units of earlier builds by name."""
+
+    address: Path
+    cores: int
+    known: Mapping[str, Unit]
+    on_start: Callable[[Unit], None] = lambda _: None
+    free: Callable[[], int] = available_memory
+    reserve: int = field(default_factory=lambda: reserve_of(total_memory()))
+    claims: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"envbuilder-claims-{os.getuid()}")
+    _clients: dict[int, _Client] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _refusing: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Answer launchers until the end of the block."""
+        self.address.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector, self._claim_file() as claim:
+            with _short_path(self.address) as name:
+                listener.bind(name)
+            listener.listen(4096)
+            listener.setblocking(False)
+            selector.register(listener, selectors.EVENT_READ)
+            thread = threading.Thread(target=self._serve, args=(listener, selector, claim), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                self._stop.set()
+                thread.join()
+                for client in self._clients.values():
+                    client.connection.close()
+                self.address.unlink(missing_ok=True)
+
+    def _serve(self, listener: socket.socket, selector: selectors.BaseSelector, claim: int) -> None:
+        while not self._stop.is_set():
+            for key, _ in selector.select(_TICK_S):
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                    selector.register(connection, selectors.EVENT_READ)
+                    self._clients[connection.fileno()] = _Client(connection)
+                else:
+                    self._hear(self._clients[key.fd], selector)
+            self._admit(claim)
+
+    def _hear(self, client: _Client, selector: selectors.BaseSelector) -> None:
+        try:
+            data = client.connection.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            selector.unregister(client.connection)
+            del self._clients[client.connection.fileno()]
+            client.connection.close()
+            return
+        *lines, client.buffer = (client.buffer + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "unit" in message:
+                name = message["unit"]
+                estimate = guess(name)
+                client.unit = self.known.get(name, Unit(name=name, seconds=estimate.seconds, peak=estimate.peak))
+            client.rss = message.get("rss", client.rss)
+
+    def _admit(self, claim: int) -> None:
+        if self._refusing.is_set():
+            for client in self._clients.values():
+                if client.unit and not client.started:
+                    with contextlib.suppress(OSError):
+                        client.connection.shutdown(socket.SHUT_RDWR)
+            return
+        while True:
+            running = [client.unit for client in self._clients.values() if client.unit and client.started]
+            waiting = {client.unit: client for client in self._clients.values() if client.unit and not client.started}
+            mine = self._outstanding()
+            unclaimed = self.free() - self.reserve - mine - self._claimed_elsewhere(claim, mine)
+            unit = next_to_start(waiting, running, unclaimed=unclaimed, cores=self.cores)
+            if unit is None:
+                return
+            client = waiting[unit]
+            client.started = True
+            with contextlib.suppress(OSError):  # it was killed meanwhile: the next round notices
+                client.connection.sendall(b"go\n")
+                self.on_start(unit)
+
+    def _outstanding(self) -> int:
+        """What running units will take beyond what they use already."""
+        return sum(max(0, client.unit.peak - client.rss) for client in self._clients.values() if client.unit and client.started)
+
+    def refuse(self) -> None:
+        """Start nothing more: a unit has failed, and those that wait would only delay the message."""
+        self._refusing.set()
+
+    # -- other builds on this machine ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _claim_file(self) -> Iterator[int]:
+        self.claims.mkdir(mode=0o700, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.claims)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield handle
+        finally:
+            Path(name).unlink(missing_ok=True)
+            os.close(handle)
+
+    def _claimed_elsewhere(self, own: int, outstanding: int) -> int:
+        os.pwrite(own, f"{outstanding:<20}".encode(), 0)
+        total = 0
+        mine = os.fstat(own).st_ino
+        for path in self.claims.iterdir():
+            with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino == mine:
+                    continue
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    total += int(file.read(20))  # its build is alive
+                else:
+                    path.unlink(missing_ok=True)  # left by one that was killed
+        return total
+
+
+@contextlib.contextmanager
+def _short_path(path: Path) -> Iterator[str]:
+    """Give a name of the path that fits into a socket's address (108 bytes), by way of its open folder."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
