@@ -60,7 +60,7 @@ class Store:
         path = self.path(sha256, filename)
         try:
             found = path.stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if size and found != size:
             remove_tree(path.parent)

@@ -138,6 +138,8 @@ def describe(error: requests.RequestException) -> str:
     match error:
         case requests.HTTPError() if error.response is not None:
             return f"answered {error.response.status_code} {error.response.reason}"
+        case requests.exceptions.ChunkedEncodingError():
+            return "broke off"
         case requests.exceptions.SSLError():
             return f"its certificate was not accepted ({_innermost(error)})"
         case requests.exceptions.ProxyError():
