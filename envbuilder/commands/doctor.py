@@ -1,15 +1,15 @@
-"""Find out what is wrong with this machine or an environment on it, and how to mend it.
+"""Find out what is wrong with this machine or an environment on it.
 
 Reads files and asks NVML; imports no torch, changes nothing, needs no root. Every
-finding has its evidence, the reason why it matters, and commands to paste; what only
-follows from another finding is folded under it. Exit code 1 when something is wrong.
+finding has its evidence, why it matters, and commands to paste; what only follows
+from another finding is folded under it. Exit code 1 when something is wrong.
 
-  envbuilder doctor                        this machine, and the active environment
-  envbuilder doctor --env .venv            that environment
-  envbuilder doctor --log build.log        what a log shows (- reads standard input)
-  envbuilder doctor --save machine.json    write a redacted snapshot, to be replayed
-  envbuilder doctor --facts machine.json   judge a snapshot, of any machine, here
-  envbuilder doctor --fix                  mend what is safe to mend, after asking
+  envbuilder doctor                   this machine, and the active environment
+  envbuilder doctor --env .venv       that environment
+  envbuilder doctor --log build.log   what a log shows (- is standard input)
+  envbuilder doctor --save a.json     write a redacted snapshot, to be replayed
+  envbuilder doctor --facts a.json    judge a snapshot, of any machine, here
+  envbuilder doctor --fix             mend what is safe to mend, after asking
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ FAMILIES = (
     "machine",
     "driver",
     "memory",
+    "disk",
     "cuda",
     "containers",
     "environment",

@@ -163,11 +163,9 @@ def _torch(site: Path) -> Torch | None:
 
 
 def _torchvision_cuda(site: Path) -> str | None:
-    """Return the CUDA that torchvision was built for ("" for CPU), None if it does not say."""
-    text = _text(site / "torchvision/version.py")
-    if match := re.search(r"^cuda\s*=\s*(?:['\"]([\d.]*)['\"]|None)", text, re.MULTILINE):
-        return match[1] or ""
-    return None
+    """Return the CUDA that torchvision was built for ("" for CPU), from its local version; None if it does not say."""
+    match = re.search(r"^__version__\s*=\s*['\"][^'\"+]*\+(?:cpu|cu(\d\d)(\d+))", _text(site / "torchvision/version.py"), re.MULTILINE)
+    return None if match is None else f"{match[1]}.{match[2]}" if match[1] else ""
 
 
 def _vllm_variables(site: Path) -> tuple[str, ...]:

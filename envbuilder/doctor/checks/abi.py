@@ -20,7 +20,9 @@ _TORCH = ("EB-TORCH-001", "EB-TORCH-013", "EB-TORCH-015", "EB-TORCH-010", "EB-TO
 
 
 def _extensions(s: Snapshot) -> tuple[Extension, ...] | None:
-    return s.environment.extensions if s.environment else None
+    """Return the extensions, torchvision's left out: EB-TORCH-007 judges those."""
+    extensions = s.environment.extensions if s.environment else None
+    return None if extensions is None else tuple(extension for extension in extensions if not extension.path.startswith("torchvision/"))
 
 
 def _of_kind(s: Snapshot, kind: str) -> list[Extension]:

@@ -121,7 +121,13 @@ def warning_213(s: Snapshot) -> Verdict:
     return ok((_FILE, torch.version))
 
 
-@check("EB-TORCH-007", "torchvision-nms", Severity.BLOCKS, needs=_NEEDED)
+@check(
+    "EB-TORCH-007",
+    "torchvision-nms",
+    Severity.BLOCKS,
+    needs=_NEEDED,
+    after=("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-010", "EB-TORCH-015", "EB-ENV-009"),
+)
 def torchvision(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "torchvision"), _torch(s)
     if entry is None or torch is None:
@@ -134,6 +140,18 @@ def torchvision(s: Snapshot) -> Verdict:
     # torchvision's CUDA build beside a CPU torch (or the reverse) cannot register its operators.
     if built is not None and bool(built) != bool(torch.cuda) and not _has_shim(s):
         return fail(*seen, ("torchvision/version.py", f"cuda {built or 'None'}"), expected="both for CUDA, or both for CPU")
+    broken = [
+        extension
+        for extension in (s.environment.extensions if s.environment else None) or ()
+        if extension.path.startswith("torchvision/_C") and extension.kinds
+    ]
+    if broken and not _has_shim(s):
+        lacking = (*broken[0].not_found, *broken[0].symbols)
+        return fail(
+            *seen,
+            (broken[0].path, f"does not load: {', '.join(lacking[:2]) or broken[0].detail}"),
+            expected="an extension that loads with this torch",
+        )
     return ok(*seen)
 
 

@@ -133,8 +133,10 @@ def old_cache(s: Snapshot) -> Verdict:
 @check("EB-VAR-011", "visible-devices-void", Severity.BLOCKS, needs=("variables", "host"), after=("EB-CTR-009",))
 def nvidia_visible(s: Snapshot) -> Verdict:
     value = variable(s, "NVIDIA_VISIBLE_DEVICES")
-    if not (s.host and s.host.container) or value not in {"void", "none"} or not wants_gpu(s) or gpus(s):
-        return skip("not in a container that hides its GPU")
+    if not (s.host and s.host.container) or not wants_gpu(s):
+        return skip("not in a container that wants a GPU")
+    if value not in {"void", "none"} or gpus(s):
+        return ok(("NVIDIA_VISIBLE_DEVICES", value or "not set"))
     return info(("NVIDIA_VISIBLE_DEVICES", value), expected="all", note="With CDI, void is normal, and the GPU comes another way.")
 
 
