@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.build.gates import check_gates, require
+from envbuilder.errors import GateError
+from envbuilder.targets.model import ArchitectureGate, TorchBuildGate, VersionGate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from envbuilder.targets.model import Gate
+
+REGISTRY = """
+_TEXT = {
+    "Gemma4ForCausalLM": ("gemma4", "Gemma4ForCausalLM"),
+    "Gemma4UnifiedForConditionalGeneration": ("gemma4_unified", "Gemma4UnifiedForConditionalGeneration"),
+    "GoneForCausalLM": ("gone", "GoneForCausalLM"),
+}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site-packages as pip leaves it, in small."""
+    for name in ("transformers-5.14.1", "compressed_tensors-0.17.0", "torch-2.13.0", "odd-not.a.version"):
+        (tmp_path / f"{name}.dist-info").mkdir()
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0+cpu'\ncuda: str | None = None\n")
+    models = tmp_path / "vllm" / "model_executor" / "models"
+    models.mkdir(parents=True)
+    (models / "registry.py").write_text(REGISTRY)
+    (models / "gemma4_unified.py").write_text("")
+    return tmp_path
+
+
+def version(specifier: str, distribution: str = "transformers") -> VersionGate:
+    return VersionGate(kind="version", distribution=distribution, specifier=specifier, why="because")
+
+
+def torch(version: str, cuda: str | None = None) -> TorchBuildGate:
+    return TorchBuildGate(kind="torch-build", version=version, cuda=cuda, why="because")
+
+
+def architecture(name: str) -> ArchitectureGate:
+    return ArchitectureGate(kind="architecture", architecture=name, why="because")
+
+
+@pytest.mark.parametrize(
+    ("gate", "found", "holds"),
+    [
+        (version(">=5.10.1,<5.15"), "5.14.1", True),
+        (version("<5.14"), "5.14.1", False),
+        (version("==0.17.0", "Compressed_Tensors"), "0.17.0", True),
+        (version(">=1", "llmcompressor"), "not installed", False),
+        (version(">=1", "odd"), "not.a.version", False),
+        (torch("2.13.0+cpu"), "2.13.0+cpu (CPU)", True),
+        (torch("2.13.0"), "2.13.0+cpu (CPU)", False),
+        (torch("2.13.0+cpu", "13.0"), "2.13.0+cpu (CPU)", False),
+        (architecture("Gemma4UnifiedForConditionalGeneration"), "vllm.model_executor.models.gemma4_unified", True),
+        (architecture("Gemma5ForCausalLM"), "unknown to it", False),
+        (architecture("GoneForCausalLM"), "unknown to it", False),
+    ],
+)
+def test_a_gate_holds_or_not_and_shows_what_was_found(site: Path, gate: Gate, found: str, holds: bool) -> None:  # noqa: FBT001
+    [result] = check_gates("serve", [gate], site)
+    assert (result.found, result.holds) == (found, holds)
+    assert result.why == "because"
+    assert result.expected
+
+
+@pytest.mark.parametrize("gate", [version(">=1"), torch("2.13.0+cpu"), architecture("Gemma4ForCausalLM")])
+def test_in_an_empty_environment_nothing_holds_and_nothing_crashes(tmp_path: Path, gate: Gate) -> None:
+    [result] = check_gates("serve", [gate], tmp_path)
+    assert not result.holds
+    assert result.found
+
+
+def test_the_real_build_counts_not_the_wheels_name(site: Path) -> None:
+    """`torch-2.13.0` from the default index is the CUDA build; its folder's name does not tell."""
+    (site / "torch" / "version.py").write_text("__version__ = '2.13.0+cu130'\ncuda = '13.0'\n")
+    assert not check_gates("serve", [torch("2.13.0+cpu")], site)[0].holds
+    assert check_gates("serve", [torch("2.13.0+cu130", "13.0")], site)[0].found == "2.13.0+cu130 (CUDA 13.0)"
+
+
+def test_a_prerelease_that_fits_holds(site: Path) -> None:
+    """A nightly that a target pins on purpose is no fault."""
+    (site / "transformers-5.14.1.dist-info").rename(site / "transformers-5.15.0.dev3.dist-info")
+    assert check_gates("serve", [version(">=5.10")], site)[0].holds
+
+
+def test_all_that_fail_are_named_at_once_with_their_reasons(site: Path) -> None:
+    results = check_gates("serve", [version("<5"), version(">=5"), torch("1"), architecture("X")], site)
+    with pytest.raises(GateError, match="3 of 4 gates do not hold") as caught:
+        require(results)
+    lines = caught.value.why.splitlines()
+    assert lines[0] == "serve: transformers must be <5, found 5.14.1: because"
+    assert len(lines) == 3
+    assert caught.value.exit_code == 1
+
+
+def test_where_all_hold_nothing_is_raised(site: Path) -> None:
+    require(check_gates("serve", [version(">=5"), torch("2.13.0+cpu")], site))
+    require([])
+
+
+def test_a_result_goes_to_the_manifest_as_plain_data(site: Path) -> None:
+    [result] = check_gates("quantize", [version(">=5")], site)
+    assert result.as_dict() == {
+        "environment": "quantize",
+        "subject": "transformers",
+        "expected": ">=5",
+        "found": "5.14.1",
+        "holds": True,
+        "why": "because",
+    }
