@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from envbuilder.console import Console
     from envbuilder.locking.rootfs import ImageLock
-    from envbuilder.targets.model import Target
+    from envbuilder.locking.source import SourceLock
+    from envbuilder.targets.model import Release, Target
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,19 +27,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--release", metavar="R", help="a release of the target (default: the target's own default)")
     parser.add_argument("--images", action="store_true", help="choose only the packages of the images anew, and keep the wheels as locked")
+    parser.add_argument(
+        "--source", action="store_true", help="resolve only what building vLLM from source needs, and keep the rest as locked"
+    )
     parser.add_argument("--check", action="store_true", help="only say whether the lock is whole and current")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from dataclasses import replace
 
-    from envbuilder.locking.model import check_images, intent_of, read_lock, write_lock
+    from envbuilder.locking.model import check_images, check_source, intent_of, read_lock, write_lock
     from envbuilder.targets.catalogue import lock_folder
 
     target, path = options.chosen_target(args.target)
     name, release = target.release(args.release)
     folder = lock_folder(path, target, name)
-    if args.check or args.images:
+    if args.check or args.images or args.source:
         lock = read_lock(folder)
         if lock.intent != intent_of(target, release):
             raise LockError(
@@ -48,20 +52,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
             )
     if args.check:
         check_images(lock, target, name)
+        check_source(lock, target, name, release)
     elif args.images:
         lock = write_lock(folder, replace(lock, images=_resolve_images(target, console)))
+    elif args.source:
+        lock = write_lock(folder, replace(lock, source=_resolve_source(target, release, console)))
     else:
         from envbuilder.locking.resolve import resolve
         from envbuilder.store.cache import Store, default_root
         from envbuilder.store.settings import read_settings
 
         resolved = resolve(target, name, release, store=Store(default_root()), settings=read_settings(), console=console)
-        lock = write_lock(folder, replace(resolved, images=_resolve_images(target, console)))
-    files = {file.filename: file.size for requirements in lock.environments.values() for item in requirements for file in item.files}
+        source = _resolve_source(target, release, console)
+        lock = write_lock(folder, replace(resolved, images=_resolve_images(target, console), source=source))
+    files = {file.filename: file.size for file in lock.files()}
     counts = ", ".join(f"{environment} {len(requirements)}" for environment, requirements in lock.environments.items())
     console.line(
         f"{target.name} {name}: {counts} distributions, {len(files)} files, {human_size(sum(files.values()))}; sha256:{lock.digest}"
     )
+    if lock.source:
+        console.line(f"source: {len(lock.source.requirements)} distributions, {len(lock.source.sources)} sources")
     if lock.images:
         for machine, packages in lock.images.packages.items():
             console.line(f"images {machine}: {len(packages)} Debian packages, {human_size(sum(it.size for it in packages))}")
@@ -72,3 +82,11 @@ def _resolve_images(target: Target, console: Console) -> ImageLock | None:
     from envbuilder.locking.rootfs import resolve_packages
 
     return resolve_packages(target.images, target.machines, console=console) if target.images else None
+
+
+def _resolve_source(target: Target, release: Release, console: Console) -> SourceLock | None:
+    from envbuilder.locking.resolve import resolve_source
+    from envbuilder.store.cache import Store, default_root
+    from envbuilder.store.settings import read_settings
+
+    return resolve_source(target, release, store=Store(default_root()), settings=read_settings(), console=console)

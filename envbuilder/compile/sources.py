@@ -136,7 +136,7 @@ def _pins(files: Mapping[str, bytes]) -> Iterator[Pin]:
             words = dict(re.findall(r"\b(GIT_REPOSITORY|GIT_TAG)\s+(\S+)", body))
             if "GIT_REPOSITORY" in words and "GIT_TAG" in words:
                 variable = re.fullmatch(r"\$\{(\w+)\}", words["GIT_TAG"])
-                revision = variables.get(variable[1], words["GIT_TAG"]) if variable else words["GIT_TAG"]
+                revision = str(variables.get(variable[1], words["GIT_TAG"]) if variable else words["GIT_TAG"])
                 repository = "/".join(words["GIT_REPOSITORY"].removesuffix(".git").split("/")[-2:])
                 yield Pin(name=name, repository=repository, revision=revision)
 

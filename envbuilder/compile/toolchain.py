@@ -8,7 +8,6 @@ stand-ins with their sonames take their place and two gigabytes need not be unpa
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from envbuilder.compile.wheels import unpack
 from envbuilder.errors import ProgramError, VerificationError
 from envbuilder.files import storage_errors
+from envbuilder.process import run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def find_compilers(machine: str, *, here: str) -> Compilers:
     prefix = f"{machine}-linux-gnu-" if cross else ""
     cc, cxx = (_require_program(f"{prefix}{name}", package=f"{name}-{machine}-linux-gnu" if cross else name) for name in ("gcc", "g++"))
     headers = _python_headers(machine, cross=cross)
-    version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    version = run([cxx, "--version"], what="asking the compiler for its version", capture=True).stdout.splitlines()[0]
     return Compilers(
         machine=machine,
         cross=cross,
@@ -145,7 +145,7 @@ def _is_stand_in(name: str) -> bool:
 def _stand_in(path: Path, compilers: Compilers) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = [compilers.cc, "-shared", "-nostdlib", "-x", "c", "/dev/null", f"-Wl,-soname,{path.name}", "-o", path]
-    subprocess.run(command, check=True, capture_output=True)
+    run(command, what=f"making a stand-in for {path.name}")
 
 
 def _require_parts(home: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """A lock as plain data, its text, and reading it back with every byte accounted for.
 
-`serve.txt` and `quantize.txt` are requirements files with hashes, which pip and uv both read. `inputs.toml` holds
-what they cannot: each file's name and size, what the target asked for (the *intent*, so that a changed target is
+`serve.txt`, `quantize.txt` and, where vLLM is built from source, `build.txt` are requirements files with hashes, which
+pip and uv both read. `inputs.toml` holds what they cannot: each file's name and size, what the target asked for (the *intent*, so that a changed target is
 noticed), and last a digest over all of it. Nothing here names a host.
 """
 
@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from envbuilder.errors import LockError
 from envbuilder.files import digest_of, write_atomic
 from envbuilder.locking.rootfs import ImageLock, image_intent, image_text, parse_image_lock
+from envbuilder.locking.source import SourceLock, parse_source_lock, source_intent, source_text
 from envbuilder.locking.tags import best_wheel
 from envbuilder.targets.model import ENVIRONMENTS
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SCHEMA = "envbuilder/lock/1"
 _DIGEST_LINE = re.compile(r'^digest = "sha256:([0-9a-f]{64})"\n\Z', re.MULTILINE)
 _HASH = re.compile(r"\s--hash=sha256:([0-9a-f]{64})(?=\s|$)")
+_BUILD = "build"  # build.txt
+_HAS_SOURCE = re.compile(r"^\[source\]$", re.MULTILINE)
 _WRITTEN_BY = "# Written by `envbuilder lock`; change the target's TOML instead, and lock again.\n"
 
 
@@ -81,19 +84,33 @@ class Lock:
 
     def hashes(self) -> set[str]:
         """Return the sha256 of every file that the lock names."""
-        return {file.sha256 for requirements in self.environments.values() for item in requirements for file in item.files}
+        own = {source.sha256 for source in self.source.sources if source.sha256} if self.source else set()
+        return own | {file.sha256 for file in self.files()}
 
     images: ImageLock | None = None
+    source: SourceLock | None = None
+
+    def files(self) -> list[LockedFile]:
+        """Return every wheel that the lock names, for whichever use."""
+        build = self.source.requirements if self.source else ()
+        return [file for requirements in (*self.environments.values(), build) for item in requirements for file in item.files]
 
     def wheels(self, environment: EnvironmentName, python: str, machine: Machine) -> tuple[LockedWheel, ...]:
         """Return what one environment consists of under an interpreter, given by its full version ("3.11.2").
 
         Raises LockError where the lock has no fitting file.
         """
+        return self._chosen(self.environments[environment], python, machine)
+
+    def build_wheels(self, python: str, machine: Machine) -> tuple[LockedWheel, ...]:
+        """Return the tools of a source build for an interpreter of the machine that builds. Raises LockError."""
+        return self._chosen(self.source.requirements if self.source else (), python, machine)
+
+    def _chosen(self, requirements: Iterable[LockedRequirement], python: str, machine: Machine) -> tuple[LockedWheel, ...]:
         marker_environment = _marker_environment(python, machine)
         major, minor, *_ = python.split(".")
         chosen = []
-        for requirement in self.environments[environment]:
+        for requirement in requirements:
             if requirement.marker and not Requirement(f"x ; {requirement.marker}").marker.evaluate(marker_environment):  # type: ignore[union-attr]
                 continue
             by_name = {file.filename: file for file in requirement.files}
@@ -139,12 +156,25 @@ def check_images(lock: Lock, target: Target, release: str) -> None:
         )
 
 
+def check_source(lock: Lock, target: Target, release_name: str, release: Release) -> None:
+    """Raise LockError where the lock's part on the source is not what the target asks for."""
+    wanted = source_intent(release.compile) if release.compile else None
+    if wanted != (lock.source.intent if lock.source else None):
+        raise LockError(
+            f"the lock of {target.name} {release_name} is stale in its source",
+            why="The target asks for another sdist, other build requirements or other trees than when the lock was made.",
+            next=f"Run `envbuilder lock --source --target {target.name} --release {release_name}`.",
+        )
+
+
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
 def write_lock(folder: Path, lock: Lock) -> Lock:
     """Write a lock's files and return it with its digest. The digest comes last: an interrupted write is a lock that does not verify."""
-    texts = {name: _requirements_text(lock.environments[name]) for name in ENVIRONMENTS}
+    texts: dict[str, str] = {name: _requirements_text(lock.environments[name]) for name in ENVIRONMENTS}
+    if lock.source:
+        texts[_BUILD] = _requirements_text(lock.source.requirements)
     head = _inputs_text(lock)
     digest = _digest(head, texts)
     for name, text in texts.items():
@@ -164,7 +194,7 @@ def _requirements_text(requirements: Iterable[LockedRequirement]) -> str:
 
 
 def _inputs_text(lock: Lock) -> str:
-    files = {file.filename: file for requirements in lock.environments.values() for item in requirements for file in item.files}
+    files = {file.filename: file for file in lock.files()}
     rows = [f'{json.dumps(name)} = {{ sha256 = "{file.sha256}", size = {file.size} }}' for name, file in sorted(files.items())]
     values = {
         "schema": SCHEMA,
@@ -178,14 +208,26 @@ def _inputs_text(lock: Lock) -> str:
     }
     head = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     return (
-        "\n".join([_WRITTEN_BY.rstrip(), *head, "", "[files]", *rows, "", *(image_text(lock.images) if lock.images else ()), "[seal]"])
+        "\n".join(
+            [
+                _WRITTEN_BY.rstrip(),
+                *head,
+                "",
+                "[files]",
+                *rows,
+                "",
+                *(source_text(lock.source) if lock.source else ()),
+                *(image_text(lock.images) if lock.images else ()),
+                "[seal]",
+            ]
+        )
         + "\n"
     )
 
 
-def _digest(head: str, texts: Mapping[EnvironmentName, str]) -> str:
+def _digest(head: str, texts: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for name, text in (("inputs.toml", head), *((f"{name}.txt", texts[name]) for name in ENVIRONMENTS)):
+    for name, text in (("inputs.toml", head), *((f"{name}.txt", text) for name, text in texts.items())):
         payload = text.encode()
         digest.update(f"{name} {len(payload)}\n".encode())
         digest.update(payload)
@@ -201,7 +243,8 @@ def read_lock(folder: Path) -> Lock:
     try:
         # As bytes: reading as text takes a carriage return for a line's end, and so would not notice one.
         inputs = (folder / "inputs.toml").read_bytes().decode()
-        texts: dict[EnvironmentName, str] = {name: (folder / f"{name}.txt").read_bytes().decode() for name in ENVIRONMENTS}
+        names = (*ENVIRONMENTS, *([_BUILD] if _HAS_SOURCE.search(inputs) else []))
+        texts = {name: (folder / f"{name}.txt").read_bytes().decode() for name in names}
     except FileNotFoundError as error:
         raise LockError(
             f"there is no lock in {folder}", why=f"{error.filename} is missing.", next="Run `envbuilder lock` for this target and release."
@@ -223,7 +266,7 @@ def read_lock(folder: Path) -> Lock:
     return _parse(folder, inputs, texts, found)
 
 
-def _parse(folder: Path, text: str, texts: Mapping[EnvironmentName, str], digest: str) -> Lock:
+def _parse(folder: Path, text: str, texts: Mapping[str, str], digest: str) -> Lock:
     try:
         inputs: dict[str, Any] = tomllib.loads(text)
         if inputs.get("schema") != SCHEMA:
@@ -236,7 +279,8 @@ def _parse(folder: Path, text: str, texts: Mapping[EnvironmentName, str], digest
             platforms=tuple(inputs["platforms"]),
             intent=inputs["intent"].removeprefix("sha256:"),
             digest=digest,
-            environments={name: tuple(parse_requirements(text, files)) for name, text in texts.items()},
+            environments={name: tuple(parse_requirements(texts[name], files)) for name in ENVIRONMENTS},
+            source=parse_source_lock(inputs["source"], tuple(parse_requirements(texts[_BUILD], files))) if _BUILD in texts else None,
             images=parse_image_lock(inputs["images"]) if "images" in inputs else None,
         )
     except (KeyError, TypeError, AttributeError, tomllib.TOMLDecodeError, InvalidRequirement) as error:

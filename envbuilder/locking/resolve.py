@@ -21,21 +21,24 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from envbuilder.compile.sources import COMPILED, pins_of, read_sdist
 from envbuilder.errors import FetchError, HashMismatchError, LockError, ProgramError
 from envbuilder.files import sha256_file
 from envbuilder.locking.model import Lock, LockedFile, LockedRequirement, intent_of
+from envbuilder.locking.source import LockedSource, SourceLock, source_intent
 from envbuilder.locking.tags import best_wheel
 from envbuilder.store.cache import Wanted
 from envbuilder.store.fetch import fetch
 from envbuilder.store.settings import Settings, uv_arguments
+from envbuilder.targets.model import Environment
 from envbuilder.uv import run_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from envbuilder.console import Console
     from envbuilder.store.cache import Store
-    from envbuilder.targets.model import Environment, KnownFile, Release, Target
+    from envbuilder.targets.model import Compile, KnownFile, Release, Target
 
 _CPYTHONS = [(3, minor) for minor in range(11, 16)]  # those that a target's `python` may speak of
 
@@ -68,6 +71,41 @@ def resolve(target: Target, release_name: str, release: Release, *, store: Store
     )
 
 
+def resolve_source(target: Target, release: Release, *, store: Store, settings: Settings, console: Console) -> SourceLock | None:
+    """Resolve what building a release from source needs, for every machine that may build it; None where it is not offered.
+
+    The sdist is fetched: which other sources its build would fetch stands in it.
+    """
+    if (spec := release.compile) is None:
+        return None
+    builders = target.model_copy(update={"platforms": ("linux/x86_64", "linux/aarch64")})
+    environment = Environment(requires=spec.requires)
+    asked = {canonicalize_name(Requirement(text).name) for text in spec.requires}
+    with tempfile.TemporaryDirectory(prefix="envbuilder-lock-") as folder, console.step("resolve source") as step:
+        project = Path(folder) / "source"
+        project.mkdir()
+        resolver = _Resolver(target=builders, release=release, project=project, stand_ins=project, store=store, settings=settings)
+        # What they require in turn (torch, for FlashInfer) has no part in a compile.
+        requirements = tuple(resolver.resolve(environment, only=asked))
+        sources = _sources(spec, store=store, settings=settings, console=console)
+        step.detail = f"{len(requirements)} distributions, {len(sources)} sources"
+    return SourceLock(intent=source_intent(spec), requirements=requirements, sources=sources)
+
+
+def _sources(spec: Compile, *, store: Store, settings: Settings, console: Console) -> tuple[LockedSource, ...]:
+    sdist = spec.sdist
+    wanted = Wanted(project="vllm", filename=sdist.filename, sha256=sdist.sha256, size=sdist.size)
+    fetch([wanted], store=store, settings=settings, console=console)
+    pins = pins_of(read_sdist(store.path(sdist.sha256, sdist.filename), prefixes=COMPILED))
+    own = LockedSource(name="vllm", filename=sdist.filename, sha256=sdist.sha256, size=sdist.size, trees={})
+    trees = {
+        pin.name: {f"{tree.distribution}:{tree.path}": tree.sha256 for tree in spec.trees if tree.name.partition("-")[0] == pin.name}
+        for pin in pins
+    }
+    fetched = (LockedSource(name=it.name, repository=it.repository, revision=it.revision, trees=trees[it.name]) for it in pins)
+    return (own, *fetched)
+
+
 def pythons_of(specifier: str) -> list[tuple[int, int]]:
     """Return the CPython minor versions that a target's `python` admits."""
     return [(major, minor) for major, minor in _CPYTHONS if SpecifierSet(specifier).contains(f"{major}.{minor}.99")]
@@ -82,7 +120,8 @@ class _Resolver:
     store: Store
     settings: Settings
 
-    def resolve(self, environment: Environment) -> Iterator[LockedRequirement]:
+    def resolve(self, environment: Environment, *, only: Collection[str] | None = None) -> Iterator[LockedRequirement]:
+        """Yield what an environment consists of, or of that `only` the distributions so named."""
         (self.project / "pyproject.toml").write_text(self._pyproject(environment), encoding="utf-8")
         options, variables = uv_arguments(self.settings)
         lock: list[str | Path] = ["lock", "--project", self.project, "--find-links", self.stand_ins]
@@ -114,7 +153,9 @@ class _Resolver:
             version = next(iter(requirement.specifier)).version
             name = canonicalize_name(requirement.name)
             marker = str(requirement.marker or "")
-            yield LockedRequirement(name=name, version=version, marker=marker, files=tuple(self._best(name, version, files[name, version])))
+            if only is None or name in only:
+                best = tuple(self._best(name, version, files[name, version]))
+                yield LockedRequirement(name=name, version=version, marker=marker, files=best)
 
     def _pyproject(self, environment: Environment) -> str:
         """A throwaway project that asks uv for exactly this environment, on exactly these platforms, from wheels only."""
