@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from envbuilder.binaries.causes import causes_of, could_own_symbols, kind_of_symbol, verdict_of
 from envbuilder.binaries.environment import TORCH_LIBRARY, interpreter_of, locate_torch, python_tag, shared_objects
-from envbuilder.binaries.known import EVERYWHERE, ExpectedFault
+from envbuilder.binaries.known import EVERYWHERE, ExpectedFault, accepted_by
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.loader import SYSTEM, Catalog, Loader, Process, process_with
 from envbuilder.binaries.symbols import demangle
@@ -47,6 +47,7 @@ def check_environment(
     site_packages: Path,
     *,
     torch: TorchBuild | None = None,
+    catalog: Catalog | None = None,
     python: str | None = None,
     machine: str | None = None,
     system: System = DEBIAN_12,
@@ -54,58 +55,59 @@ def check_environment(
 ) -> AbiReport:
     """Check all extensions below a site-packages folder.
 
-    `torch`: another one than the environment's own. `python`: the interpreter's tag ("311"), `machine`: what the
-    environment is for ("aarch64"); both are found out where they are not given. `expected`: faults that the caller
-    accepts, beside those that are known of popular wheels.
+    `torch`: another one than the environment's own (`catalog`: where its files are known, if they are not on the
+    disk). `python`: the interpreter's tag ("311"), `machine`: what the environment is for ("aarch64"); both are found
+    out where they are not given. `expected`: faults that the caller accepts, beside those
+    known of popular wheels and those that the environment's own target accepts.
     """
     root = site_packages.absolute()
     paths = sorted(os.path.normpath(path) for path in shared_objects(root))
     if torch is not None:  # the environment's own is not the one that is loaded
         paths = [path for path in paths if not path.startswith((f"{root}/torch/", f"{root}/functorch/"))]
-    return _check(
-        root, paths, torch=torch or locate_torch(root), python=python, machine=machine, system=system, expected=(*expected, *EVERYWHERE)
+    return check_catalog(
+        catalog or Catalog(),
+        root,
+        paths,
+        torch=torch or locate_torch(root),
+        python=python,
+        machine=machine,
+        system=system,
+        expected=(*expected, *accepted_by(root.parents[2]), *EVERYWHERE),
     )
 
 
-def check_wheel(
-    wheel: Path, *, torch: TorchBuild | None = None, system: System = DEBIAN_12, expected: Sequence[ExpectedFault] = ()
-) -> AbiReport:
+def check_wheel(wheel: Path, *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System = DEBIAN_12) -> AbiReport:
     """Check all extensions of a wheel file. Raises WheelError."""
     with unpacked(wheel) as root:
-        return check_environment(root, torch=torch, python=ANY_PYTHON, system=system, expected=expected)
+        return check_environment(root, torch=torch, catalog=catalog, python=ANY_PYTHON, system=system)
 
 
-def check_files(files: Sequence[Path], *, torch: TorchBuild | None = None, system: System = DEBIAN_12) -> AbiReport:
+def check_files(
+    files: Sequence[Path], *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System = DEBIAN_12
+) -> AbiReport:
     """Check single files as extensions, whatever their names; without `torch`, with that of the environment they lie in."""
     paths = [os.path.normpath(file.absolute()) for file in files]
     homes = (parent for file in files for parent in file.absolute().parents if (parent / "torch" / "lib").is_dir())
     home = next(homes, None)
     root = home or files[0].absolute().parent
-    return _check(
-        root,
-        paths,
-        torch=torch or (locate_torch(home) if home else None),
-        python=None,
-        machine=None,
-        system=system,
-        expected=(),
-        asked=True,
-    )
+    torch = torch or (locate_torch(home) if home else None)
+    return check_catalog(catalog or Catalog(), root, paths, torch=torch, system=system, asked=True)
 
 
-def _check(
+def check_catalog(
+    catalog: Catalog,
     root: Path,
     paths: Sequence[str],
     *,
     torch: TorchBuild | None,
-    python: str | None,
-    machine: str | None,
-    system: System,
-    expected: Sequence[ExpectedFault],
+    python: str | None = None,
+    machine: str | None = None,
+    system: System = DEBIAN_12,
+    expected: Sequence[ExpectedFault] = (),
     asked: bool = False,
 ) -> AbiReport:
-    catalog = Catalog()
-    machine = machine or _machine_of(catalog, paths, torch)
+    """Check files that a catalog knows or can read. `asked`: each is taken for an extension, whatever its name."""
+    machine = machine or machine_of(catalog, paths, torch)
     checker = _Checker(paths=paths, root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
     python = python or interpreter_of(root, paths, torch)
     skipped: list[Skipped] = []
@@ -130,8 +132,8 @@ def _with_expectation(report: ExtensionReport, expected: Iterable[ExpectedFault]
     return replace(report, expected=next(reasons, None))
 
 
-def _machine_of(catalog: Catalog, paths: Sequence[str], torch: TorchBuild | None) -> str | None:
-    """Return what the environment is for: torch's machine, else the most frequent one."""
+def machine_of(catalog: Catalog, paths: Sequence[str], torch: TorchBuild | None) -> str | None:
+    """Return what files are for: torch's machine, else the most frequent one."""
     machines: Counter[str] = Counter()
     for path in (torch.modules[-1:] if torch else ()) or paths:
         if catalog.readable(path):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from envbuilder.binaries.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +19,19 @@ class ExpectedFault:
     path: str
     verdict: Verdict
     reason: str
+
+
+# An environment that envbuilder made says in this file, at its top, which faults its target accepts.
+MARKER = ".envbuilder.json"
+
+
+def accepted_by(environment: Path) -> tuple[ExpectedFault, ...]:
+    """Return the faults that an environment's own target accepts; none for an environment that is not ours."""
+    try:
+        rules = json.loads((environment / MARKER).read_bytes())["expected-abi"]
+        return tuple(ExpectedFault(path=rule["path"], verdict=Verdict(rule["verdict"]), reason=rule["reason"]) for rule in rules)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 EVERYWHERE = (

@@ -8,15 +8,16 @@ import secrets
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from envbuilder.binaries.known import MARKER
 from envbuilder.build import overlays
 from envbuilder.errors import VerificationError
-from envbuilder.facts.site_packages import distributions, find_site, owners
+from envbuilder.facts.site_packages import distributions, find_site, installed
 from envbuilder.files import remove_tree, storage_errors, write_atomic, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from envbuilder.build.install import Installer
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from envbuilder.locking.model import LockedWheel
     from envbuilder.store.cache import Store
     from envbuilder.targets.model import Environment
-
-_MARKER = ".envbuilder.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +50,12 @@ def assemble(name: str, environment: Environment, wheels: Sequence[LockedWheel],
         remove_tree(fresh)
         site = installer.install(name, fresh, wheels, log=log)
         _check_content(name, wheels, site)
-        _settle_shared_paths(name, environment, wheels, site, store=installer.store)
+        content = installed(site)
+        _settle_shared_paths(name, environment, wheels, site, shared=content.shared, store=installer.store)
         for overlay in environment.overlays:
             overlays.install(overlay, site, machine=installer.interpreter.machine)
-        made = _measure(fresh)
-        write_json(fresh / _MARKER, {"schema": "envbuilder/environment/1", "name": name, "identity": made.identity})
+        made = Made(identity=secrets.token_hex(8), files=content.files, bytes=content.bytes)
+        write_json(fresh / MARKER, _marker(name, environment, made))
         old = layout.scratch / f"{name}.old"
         if goal.exists():
             goal.replace(old)
@@ -68,7 +68,7 @@ def is_intact(layout: Layout, name: str, identity: str, wheels: Sequence[LockedW
     """Whether an environment is the one that a record speaks of and still holds what it was made of, by a cheap look."""
     environment = layout.environment(name)
     try:
-        marker = json.loads((environment / _MARKER).read_bytes())["identity"]
+        marker = json.loads((environment / MARKER).read_bytes())["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     site = find_site(environment)
@@ -84,16 +84,28 @@ def _check_content(name: str, wheels: Sequence[LockedWheel], site: Path) -> None
         )
 
 
-def _settle_shared_paths(name: str, environment: Environment, wheels: Sequence[LockedWheel], site: Path, *, store: Store) -> None:
+def _marker(name: str, environment: Environment, made: Made) -> dict[str, Any]:
+    """Return what an environment says of itself: `envbuilder abi` reads the accepted faults from here."""
+    accepted = [rule.model_dump() for rule in environment.expected_abi]
+    return {"schema": "envbuilder/environment/1", "name": name, "identity": made.identity, "expected-abi": accepted}
+
+
+def _settle_shared_paths(
+    name: str,
+    environment: Environment,
+    wheels: Sequence[LockedWheel],
+    site: Path,
+    *,
+    shared: Mapping[str, tuple[str, ...]],
+    store: Store,
+) -> None:
     """Where two distributions own one path, put there what the target's rule says; without a rule it is an error.
 
     uv unpacks in parallel: whose file is there would depend on chance, and the environment on the run.
     """
     owning = {rule.owner: frozenset({rule.owner, rule.over}) for rule in environment.shared_paths}
     taken: defaultdict[str, list[str]] = defaultdict(list)
-    for path, names in owners(site).items():
-        if len(names) < 2 or path.startswith("../"):
-            continue
+    for path, names in shared.items():
         owner = next((owner for owner, pair in owning.items() if pair.issuperset(names)), None)
         if owner is None:
             raise VerificationError(
@@ -118,8 +130,3 @@ def _differences(wheels: Sequence[LockedWheel], site: Path) -> list[str]:
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name) != found.get(name)
     ]
-
-
-def _measure(environment: Path) -> Made:
-    sizes = [os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(environment) for name in names]  # noqa: PTH118 - 30,000 of them
-    return Made(identity=secrets.token_hex(8), files=len(sizes), bytes=sum(sizes))

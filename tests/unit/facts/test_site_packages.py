@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envbuilder.facts.site_packages import TorchBuild, distributions, find_site, owners, torch_build, vllm_module_of
+from envbuilder.facts.site_packages import TorchBuild, distributions, find_site, installed, torch_build, vllm_module_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,9 +113,7 @@ def test_the_owners_of_a_path_are_all_that_recorded_it(tmp_path: Path) -> None:
         (tmp_path / f"{name}.dist-info").mkdir()
         (tmp_path / f"{name}.dist-info" / "RECORD").write_text(text)
     (tmp_path / "without-1.dist-info").mkdir()
-    assert owners(tmp_path) == {
-        "a/__init__.py": ["a-one"],
-        "shared.py": ["a-one", "b"],
-        "odd, name.py": ["a-one"],
-        "../../../bin/b": ["b"],
-    }
+    found = installed(tmp_path)
+    assert found.shared == {"shared.py": ("a-one", "b")}
+    assert found.files == 4
+    assert found.bytes == 3, "a file that has no size in its RECORD counts for nothing, a compiled one not at all"
