@@ -22,13 +22,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from envbuilder.compile.sources import COMPILED, pins_of, read_sdist
-from envbuilder.errors import FetchError, HashMismatchError, LockError, ProgramError
+from envbuilder.errors import FetchError, HashMismatchError, LockError, ProgramError, StepError
 from envbuilder.files import sha256_file
 from envbuilder.locking.model import Lock, LockedFile, LockedRequirement, intent_of
 from envbuilder.locking.source import LockedSource, SourceLock, source_intent
 from envbuilder.locking.tags import best_wheel
 from envbuilder.store.cache import Wanted
 from envbuilder.store.fetch import fetch
+from envbuilder.store.index import local_path
 from envbuilder.store.settings import Settings, uv_arguments
 from envbuilder.targets.model import Environment
 from envbuilder.uv import run_uv
@@ -133,9 +134,7 @@ class _Resolver:
                 variables=variables,
             )
         except ProgramError as error:
-            raise LockError(
-                f"nothing fits what {self.target.name} asks for in {self.project.name}", why=error.why, next=error.next
-            ) from error
+            raise _unresolved(error, f"{self.target.name} asks for in {self.project.name}") from error
         export: list[str | Path] = [
             "export",
             "--project",
@@ -188,8 +187,7 @@ class _Resolver:
                 elif "hash" in wheel:
                     file = LockedFile(filename=filename, sha256=wheel["hash"].removeprefix("sha256:"), size=wheel.get("size", 0))
                 else:  # a folder of wheels states no hashes
-                    path = self.project / place
-                    file = LockedFile(filename=filename, sha256=sha256_file(path), size=path.stat().st_size)
+                    file = self._hashed(place, filename)
                 files[canonicalize_name(package["name"]), package["version"]].append(file)
         # Where another source has a file of the same version, uv names that source's files alone and not the stand-ins.
         for name, item in known.items():
@@ -198,6 +196,16 @@ class _Resolver:
             if there and name not in {file.filename for file in there}:
                 there.append(LockedFile(filename=name, sha256=item.sha256, size=item.size))
         return files
+
+    def _hashed(self, place: str, filename: str) -> LockedFile:
+        path = local_path(place) if place.startswith("file:") else self.project / place
+        if not (path and path.is_file()):
+            raise LockError(
+                f"no source states a sha256 of {filename}",
+                why=f"It was found at {place}.",
+                next="Name an index that states hashes, or a folder that holds the file, in your settings.",
+            )
+        return LockedFile(filename=filename, sha256=sha256_file(path), size=path.stat().st_size)
 
     def _best(self, name: str, version: str, files: Sequence[LockedFile]) -> Iterator[LockedFile]:
         by_name = {file.filename: file for file in files}
@@ -214,6 +222,13 @@ class _Resolver:
                 next="Raise `glibc` in the target, or constrain the distribution to a version with such a wheel.",
             )
         yield from sorted((by_name[filename] for filename in chosen if filename), key=lambda file: file.filename)
+
+
+def _unresolved(error: ProgramError, what: str) -> LockError | StepError:
+    """Tell what cannot be from what could not be found out: only the first is for the target's author to mend."""
+    if "No solution found" in error.why:
+        return LockError(f"nothing fits what {what}", why=error.why, next="Change `requires`, `constraints` or `python` in the target.")
+    return StepError(f"could not resolve what {what}", why=error.why, next="Check the network, and the indexes in pip's and uv's settings.")
 
 
 def _make_stand_ins(release: Release, folder: Path, *, store: Store, settings: Settings, console: Console) -> None:

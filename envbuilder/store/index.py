@@ -133,7 +133,7 @@ def _read_page(project: str, path: Path) -> pypi_simple.ProjectPage:
     return pypi_simple.ProjectPage.from_html(project, html, base_url=f"file://{os.path.abspath(path)}")  # noqa: PTH100 - no links resolved: the address is as configured
 
 
-def describe(error: requests.RequestException) -> str:
+def describe(error: requests.RequestException) -> str:  # noqa: PLR0911 - a table
     """Say in a few words what went wrong, without the object addresses and retry objects of urllib3's messages."""
     match error:
         case requests.HTTPError() if error.response is not None:

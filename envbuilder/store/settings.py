@@ -92,7 +92,7 @@ def uv_arguments(settings: Settings) -> tuple[list[str], dict[str, str]]:
     knows a name hides all others. Of two indexes with the same version uv takes the first one's files alone, so the
     main index comes before extra ones, which may hold a file for one Python only.
     """
-    options = [part for place in settings.find_links for part in ("--find-links", place.location)]
+    options = [part for place in settings.find_links for part in ("--find-links", _absolute(place.location))]
     indexes = [place for place in settings.all_indexes[::-1] if not place.explicit]
     options += [part for place in indexes for part in ("--index", place.location)]
     if indexes:
@@ -103,6 +103,11 @@ def uv_arguments(settings: Settings) -> tuple[list[str], dict[str, str]]:
     if settings.proxy:
         variables["ALL_PROXY"] = settings.proxy
     return options, variables
+
+
+def _absolute(location: str) -> str:
+    """Return a folder by its whole path: uv takes a relative one, and `~`, for a part of its project."""
+    return location if urlsplit(location).scheme else str(Path(location).expanduser().absolute())
 
 
 def _home(env: Mapping[str, str]) -> Path:
