@@ -27,7 +27,7 @@ def write_manifest(plan: Plan, builds: Mapping[EnvironmentName, TorchBuild | Non
         "platform": f"linux/{plan.interpreter.machine}",
         "python": plan.interpreter.version,
         "lock": f"sha256:{plan.lock.digest}",
-        "vllm": plan.release.vllm,
+        "vllm": plan.vllm,
         "environments": {name: _environment(plan, name, builds[name]) for name, _ in plan.release.environments()},
         **proofs,
     }

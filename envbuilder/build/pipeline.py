@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
@@ -48,6 +48,15 @@ class _Pipeline:
 
     def run(self) -> None:
         self._fetch()
+        if self.plan.vllm == "source":
+            from envbuilder.build.compile_stages import CompileStages  # noqa: PLC0415 - most builds compile nothing
+
+            plan = CompileStages(plan=self.plan, chain=self.chain, console=self.console).run()
+            replace(self, plan=plan).assemble_and_prove()
+        else:
+            self.assemble_and_prove()
+
+    def assemble_and_prove(self) -> None:
         for name, environment in self.plan.release.environments():
             self._assemble(name, environment)
         self._gates()
@@ -58,8 +67,14 @@ class _Pipeline:
     # -- the environments ----------------------------------------------------------------------------------------
 
     def _wanted(self) -> list[Wanted]:
-        wheels = {wheel.file.sha256: wheel for name, _ in self.plan.release.environments() for wheel in self.plan.wheels[name]}
-        return [Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size) for it in wheels.values()]
+        plan = self.plan
+        wheels = {wheel.file.sha256: wheel for name, _ in plan.release.environments() for wheel in plan.wheels[name]}
+        wheels |= {wheel.file.sha256: wheel for wheel in plan.tools}
+        wanted = [Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size) for it in wheels.values()]
+        if plan.vllm == "source" and plan.release.compile:
+            sdist = plan.release.compile.sdist
+            wanted.append(Wanted(project="vllm", filename=sdist.filename, sha256=sdist.sha256, size=sdist.size))
+        return wanted
 
     def _fetch(self) -> None:
         plan, wanted = self.plan, self._wanted()

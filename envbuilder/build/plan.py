@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from envbuilder.build.interpreters import find_interpreter
 from envbuilder.errors import ConfigurationError, LockError, UsageError
-from envbuilder.locking.model import intent_of, read_lock
+from envbuilder.locking.model import check_source, intent_of, read_lock
 from envbuilder.store.settings import read_settings
 from envbuilder.targets.catalogue import lock_folder
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from envbuilder.locking.model import Lock, LockedWheel
     from envbuilder.store.cache import Store
     from envbuilder.store.settings import Settings
-    from envbuilder.targets.model import EnvironmentName, Release, Target
+    from envbuilder.targets.model import EnvironmentName, Machine, Release, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,10 @@ class Plan:
     offline: bool
     smoke: bool
     wheels: Mapping[EnvironmentName, tuple[LockedWheel, ...]]
+    vllm: Literal["source", "published"] = "published"
+    tools: tuple[LockedWheel, ...] = ()  # of a source build, for the machine that builds
+    jobs: int | None = None  # at once, in a source build; None: one for each core
+    verify: bool = False  # whether a source build is made twice and compared
 
 
 def make_plan(
@@ -50,10 +54,13 @@ def make_plan(
     store: Store,
     offline: bool,
     smoke: bool,
+    vllm: str | None = None,
+    jobs: int | None = None,
+    verify: bool = False,
 ) -> Plan:
     """Read the lock and the settings and check that they fit the target and this machine.
 
-    Raises LockError (missing, changed, stale), ConfigurationError (another system, no fitting Python).
+    Raises LockError (missing, changed, stale), UsageError (a way to vLLM that is not offered), ConfigurationError (another system, no fitting Python).
     """
     if platform.system() != "Linux":
         raise ConfigurationError("envbuilder builds on Linux only", why=f"This is {platform.system()}.")
@@ -66,6 +73,9 @@ def make_plan(
             next=f"Run `envbuilder lock --target {target.name} --release {name}`, or take the target's file back.",
         )
     interpreter = find_interpreter(target, store=store)
+    way = choose_vllm(release, vllm)
+    if way == "source":
+        check_source(lock, target, name, release)
     return Plan(
         target=target,
         release_name=name,
@@ -80,14 +90,34 @@ def make_plan(
         wheels={
             environment: lock.wheels(environment, interpreter.version, interpreter.machine) for environment, _ in release.environments()
         },
+        vllm=way,
+        tools=lock.build_wheels(platform.python_version(), builder_machine()) if way == "source" else (),
+        jobs=jobs,
+        verify=verify,
     )
 
 
-def check_vllm_choice(release: Release, choice: str | None) -> None:
-    """Refuse a way of getting vLLM that the release does not offer."""
-    if choice is not None and choice != release.vllm:
-        raise UsageError(
-            f"this release takes vLLM as {release.vllm}",
-            why=f"--vllm {choice} was asked for.",
-            next="Leave --vllm out, or choose another release.",
-        )
+def choose_vllm(release: Release, choice: str | None) -> Literal["source", "published"]:
+    """Return how vLLM is to be had: as asked for, or as the release says. Raises UsageError where the release does not offer it."""
+    match choice or release.vllm:
+        case "published":
+            return "published"
+        case "source" if release.compile is not None:
+            return "source"
+        case other:
+            raise UsageError(
+                f"this release does not offer vLLM as {other}",
+                why="Its target has no `compile` table: nobody has said yet how this vLLM is built from source.",
+                next="Leave --vllm out, or choose another release.",
+            )
+
+
+def builder_machine() -> Machine:
+    """Return the machine that builds, as wheel tags have it. Raises ConfigurationError where no CUDA toolchain exists for it."""
+    match platform.machine():
+        case "x86_64":
+            return "x86_64"
+        case "aarch64":
+            return "aarch64"
+        case other:
+            raise ConfigurationError(f"vLLM cannot be compiled on {other}", why="NVIDIA's compilers exist for x86_64 and aarch64.")

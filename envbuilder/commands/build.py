@@ -24,6 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_release(parser)
     parser.add_argument("--out", metavar="DIR", help="where the results go (default: .envbuilder/<target>)")
     parser.add_argument("--vllm", choices=("source", "published"), help="where vLLM comes from (default: what the release says)")
+    parser.add_argument("--jobs", metavar="N", type=_positive, help="compiles at once, memory permitting (default: one for each core)")
+    parser.add_argument("--verify", action="store_true", help="compile a second time from scratch, and compare the wheels byte for byte")
     parser.add_argument(
         "--offline", action="store_true", help="use only files of this machine: the store, and folders named in your settings"
     )
@@ -31,19 +33,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     import json
 
     from envbuilder.build.pipeline import build
-    from envbuilder.build.plan import check_vllm_choice, make_plan
+    from envbuilder.build.plan import make_plan
     from envbuilder.layout import Layout
     from envbuilder.store.cache import Store, default_root
 
     target, path = options.chosen_target(args.target)
-    _, release = target.release(args.release)
-    check_vllm_choice(release, args.vllm)
     layout = Layout.of(args.out or options.default_out(target.name))
-    plan = make_plan(target, path, args.release, layout=layout, store=Store(default_root()), offline=args.offline, smoke=not args.no_smoke)
+    plan = make_plan(
+        target,
+        path,
+        args.release,
+        layout=layout,
+        store=Store(default_root()),
+        offline=args.offline,
+        smoke=not args.no_smoke,
+        vllm=args.vllm,
+        jobs=args.jobs,
+        verify=args.verify,
+    )
     console.line(f"{target.name} {plan.release_name}, CPython {plan.interpreter.version}, into {layout.out}")
     outcomes = build(plan, console)
     if args.json:
