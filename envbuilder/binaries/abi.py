@@ -72,7 +72,7 @@ def check_environment(
         python=python,
         machine=machine,
         system=system,
-        expected=(*expected, *accepted_by(root.parents[2]), *EVERYWHERE),
+        expected=(*expected, *accepted_by(root), *EVERYWHERE),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,14 +100,15 @@ def locate_torch(site_packages: Path) -> TorchBuild | None:
     return _build(lib, bare=False) if lib.is_dir() else None
 
 
-def torch_at(path: Path) -> TorchBuild:
+def torch_at(path: Path, *, source: str | None = None) -> TorchBuild:
     """Return the torch meant by a path: an environment, a `torch` folder, a `torch/lib` folder.
 
-    Raises ConfigurationError if there is none.
+    `source`: what to call it, where the path itself says nothing. Raises ConfigurationError if there is none.
     """
     for lib in (site_packages_of(path) / "torch" / "lib", path / "lib", path):
         if (lib / "libc10.so").is_file():
-            return _build(lib, bare=lib.parent.name != "torch" or not (lib.parent.parent / "nvidia").is_dir())
+            build = _build(lib, bare=lib.parent.name != "torch" or not (lib.parent.parent / "nvidia").is_dir())
+            return build if source is None else replace(build, info=replace(build.info, source=source))
     raise ConfigurationError(
         f"no torch at {path}", why="There is no torch/lib/libc10.so.", next="Name an environment, a torch wheel, or a torch/lib folder."
     )
@@ -122,7 +123,6 @@ def _build(lib: Path, *, bare: bool) -> TorchBuild:
     global_deps = lib / "libtorch_global_deps.so"
     cuda_folders = tuple(sorted(map(str, package.parent.glob("nvidia/*/lib"))))
     bare = bare and not cuda_folders
-    major = (info.cuda or "").partition(".")[0]
     return TorchBuild(
         info=info,
         lib=str(lib),
@@ -131,8 +131,13 @@ def _build(lib: Path, *, bare: bool) -> TorchBuild:
         preloaded=tuple(_preloaded(cuda_folders)) if info.cuda else (),
         cuda_folders=cuda_folders,
         bare=bare,
-        assumed=frozenset(f"lib{name}.so.{major}" for name in _UNNAMED) if bare and info.cuda else frozenset(),
+        assumed=assumed_sonames(info.cuda) if bare else frozenset(),
     )
+
+
+def assumed_sonames(cuda: str | None) -> frozenset[str]:
+    """Return the CUDA libraries that a torch loads by path and that none of its libraries names."""
+    return frozenset(f"lib{name}.so.{cuda.partition('.')[0]}" for name in _UNNAMED) if cuda else frozenset()
 
 
 def _preloaded(cuda_folders: Iterable[str]) -> Iterator[str]:
@@ -152,5 +157,11 @@ def _info(lib: Path) -> TorchInfo:
             text = file.read(_MAX_VERSION_FILE).decode("utf-8", "replace")
     except OSError:
         return TorchInfo(version=None, cuda="unknown" if (lib / "libtorch_cuda.so").is_file() else None, source=str(lib))
+    version, cuda = read_torch_version(text)
+    return TorchInfo(version=version, cuda=cuda, source=str(lib.parent))
+
+
+def read_torch_version(text: str) -> tuple[str | None, str | None]:
+    """Return version and CUDA version from the text of torch/version.py, which alone tells the build: ("2.10.0+cpu", None)."""
     version, cuda = _VERSION.search(text), _CUDA.search(text)
-    return TorchInfo(version=version[1] if version else None, cuda=cuda[1] if cuda else None, source=str(lib.parent))
+    return version[1] if version else None, cuda[1] if cuda else None

@@ -25,8 +25,9 @@ class ExpectedFault:
 MARKER = ".envbuilder.json"
 
 
-def accepted_by(environment: Path) -> tuple[ExpectedFault, ...]:
+def accepted_by(site_packages: Path) -> tuple[ExpectedFault, ...]:
     """Return the faults that an environment's own target accepts; none for an environment that is not ours."""
+    environment = next((folder for folder in (site_packages, *site_packages.parents[:3]) if (folder / MARKER).is_file()), site_packages)
     try:
         rules = json.loads((environment / MARKER).read_bytes())["expected-abi"]
         return tuple(ExpectedFault(path=rule["path"], verdict=Verdict(rule["verdict"]), reason=rule["reason"]) for rule in rules)

@@ -41,6 +41,12 @@ class Catalog:
         self._references: dict[str, tuple[Reference, ...]] = {}
         self._folders: dict[str, frozenset[str]] = {}
 
+    def put(self, path: str, elf: ElfFile, symbols: SymbolTable) -> None:
+        """Make a file known that is not here."""
+        self._elves[path], self._symbols[path] = elf, symbols
+        folder, _, name = path.rpartition("/")
+        self._folders[folder] = self._folders.get(folder, frozenset()) | {name}
+
     def elf(self, path: str) -> ElfFile:
         """Raises MalformedElfError, as often as it is asked for."""
         known = self._elves.get(path)

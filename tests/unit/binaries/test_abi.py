@@ -11,6 +11,7 @@ import pytest
 from envbuilder.binaries.abi import ExpectedFault, check_environment, check_files, check_wheel
 from envbuilder.binaries.abi_text import render, summary
 from envbuilder.binaries.environment import torch_at
+from envbuilder.binaries.known import MARKER
 from envbuilder.binaries.system import System
 from envbuilder.binaries.verdicts import AbiReport, ExtensionReport, Kind, Verdict, merged
 from envbuilder.errors import ConfigurationError
@@ -356,6 +357,23 @@ def test_expected_faults_are_told_and_do_not_fail(forge: Forge) -> None:
     assert "1 accepted fault" in summary(report)
     other = ExpectedFault(path="torchvision/*.so", verdict=Verdict.UNDEFINED_SYMBOLS, reason="another verdict")
     assert not check_environment(forge.root, torch=torch, expected=[other]).ok
+
+
+def test_an_environment_carries_what_its_target_accepts(forge: Forge) -> None:
+    """`envbuilder abi ENV` anywhere, and the gate of its build, say the same."""
+    forge.so("stub/libodd.so.1", soname="libodd.so.1")
+    forge.so("a/ext.abi3.so", needs=["stub/libodd.so.1"])
+    venv = forge.root.parent / "venv"
+    (venv / "lib/python3.11").mkdir(parents=True)
+    site = forge.root.rename(venv / "lib/python3.11/site-packages")
+    assert not check_environment(site).ok
+    rule = {"path": "a/*.so", "verdict": "missing-library", "reason": "nobody imports it"}
+    (venv / MARKER).write_text(json.dumps({"expected-abi": [rule]}))
+    report = check_environment(site)
+    assert report.ok
+    assert report.extensions[0].expected == "nobody imports it"
+    (venv / MARKER).write_text('{"expected-abi": [{"path": 1}]}')
+    assert not check_environment(site).ok
 
 
 def test_stand_ins_of_an_overlay_are_loaded_first(forge: Forge) -> None:
