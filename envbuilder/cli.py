@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # name -> what `envbuilder --help` says of it. The module is envbuilder.commands.<name>, with - as _.
 COMMANDS = {
     "abi": "tell whether extensions load with a torch, without loading them",
+    "align": "give an environment the torch that its extensions need",
+    "atlas": "make or show the map of which vLLM loads with which torch",
     "build": "build an environment for a target, prove it, and write its manifest",
     "cache": "show what the store of fetched files holds, or remove what no lock needs",
     "doctor": "find out what is wrong here, and how to mend it",

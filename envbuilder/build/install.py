@@ -65,7 +65,7 @@ class Installer:
         except ProgramError as error:
             raise self._explained(error, pairs) from error
         if self.interpreter.foreign:
-            _settle_programs(site, environment / "bin")
+            settle_programs(site, environment / "bin")
         return site
 
     def _virtual_environment(self, environment: Path, log: Path) -> Path:
@@ -129,7 +129,7 @@ class Installer:
                 thread.join()
 
 
-def _settle_programs(site: Path, programs: Path) -> None:
+def settle_programs(site: Path, programs: Path) -> None:
     """Move the programs of a `--target` install to where an environment has them, under its own interpreter.
 
     uv starts them with this machine's Python; a relocatable start takes its place, and the RECORDs are put right.

@@ -37,15 +37,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _needed(targets: list[str] | None) -> set[str]:
-    """Return the hashes that the targets' locks name; a lock that cannot be read stops the collection."""
-    from envbuilder.locking.model import read_lock
-    from envbuilder.targets.catalogue import find_target, lock_folder, target_files
+    """Return the hashes that the locks of the named targets name, or all known ones."""
+    from envbuilder.commands.options import known_locks
+    from envbuilder.targets.catalogue import find_target
 
-    needed: set[str] = set()
-    for name in targets or target_files():
-        target, path = find_target(name)
-        for release in target.releases:
-            folder = lock_folder(path, target, release)
-            if (folder / "inputs.toml").is_file():
-                needed |= read_lock(folder).hashes()
-    return needed
+    names = {find_target(target)[0].name for target in targets or ()}
+    return {sha256 for lock in known_locks() if not names or lock.target in names for sha256 in lock.hashes()}

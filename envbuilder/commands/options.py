@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from envbuilder.locking.model import Lock
     from envbuilder.targets.model import Target
 
 
@@ -40,3 +42,16 @@ def fitting_target() -> str:
 
     name, _ = detect_target()
     return name if name in target_files() else "cpu"
+
+
+def known_locks() -> Iterator[Lock]:
+    """Yield the locks of all known targets; a lock that cannot be read ends the command."""
+    from envbuilder.locking.model import read_lock
+    from envbuilder.targets.catalogue import find_target, lock_folder, target_files
+
+    for name in target_files():
+        target, path = find_target(name)
+        for release in target.releases:
+            folder = lock_folder(path, target, release)
+            if (folder / "inputs.toml").is_file():
+                yield read_lock(folder)
