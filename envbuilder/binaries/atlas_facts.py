@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.elf import ElfFile, read_elf, read_symbols
 from envbuilder.binaries.environment import python_tag, read_torch_version
-from envbuilder.binaries.layout import MalformedElfError
-from envbuilder.binaries.source import FileSource
+from envbuilder.binaries.layout import MalformedElfError, checked_bounds, read_header, read_segments
+from envbuilder.binaries.source import StreamedSource
 from envbuilder.binaries.symbols import owned_by_runtime
 from envbuilder.binaries.system import BASE_SONAMES, driver_symbol, named_by_system, python_symbol
 
@@ -20,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from envbuilder.binaries.elf import SymbolTable
+    from envbuilder.binaries.source import ByteSource
 
 _SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
 _REQUIRES_TORCH = re.compile(r"^Requires-Dist:\s*torch\s*==\s*([0-9][^\s;,]*)", re.MULTILINE)
 _CHUNK = 1 << 20
+_ENDS = 40 << 20  # torch's names take 16 MB at the end of libtorch_cpu.so
 _MAX_METADATA = 4 << 20
 # What `import torch` loads; what they need of the wheel itself is followed from here.
 _TORCH_ROOTS = ("libtorch_python.so", "libtorch.so", "libtorch_cuda.so", "libtorch_cpu.so", "libc10_cuda.so", "libc10.so")
@@ -122,18 +122,16 @@ def _definitions(_path: str, table: SymbolTable) -> dict[str, tuple[str, ...]]:
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, choose: Callable[[str, SymbolTable], dict[str, tuple[str, ...]]]) -> FileFacts:
-    """Unpack one file into a temporary one, read its tables, and forget it."""
-    with tempfile.NamedTemporaryFile(prefix="envbuilder-atlas-") as temporary:
-        with archive.open(entry) as source:
-            shutil.copyfileobj(source, temporary, _CHUNK)
-        temporary.flush()
-        with FileSource(temporary.name) as file:
-            try:
-                elf, table = read_elf(file), read_symbols(file)
-            except MalformedElfError as error:
-                if error.is_elf:
-                    raise
-                elf, table = ElfFile(machine="none"), None
+    """Read one file's tables as it is unpacked; nothing is written."""
+    table: SymbolTable | None
+    with archive.open(entry) as stream, checked_bounds():
+        file = StreamedSource(stream, entry.file_size, ends=_ENDS, pieces=_dynamic_section)
+        try:
+            elf, table = read_elf(file), read_symbols(file)
+        except MalformedElfError as error:
+            if error.is_elf:
+                raise
+            elf, table = ElfFile(machine="none"), None
     return FileFacts(
         path=entry.filename,
         crc=entry.CRC,
@@ -145,6 +143,14 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, choose: Callable[[st
         runpath=elf.runpath,
         **(choose(entry.filename, table) if table else {}),
     )
+
+
+def _dynamic_section(start: ByteSource) -> list[tuple[int, int]]:
+    try:
+        _, place = read_segments(start, read_header(start))
+    except MalformedElfError:
+        return []
+    return [(place.offset, place.size)] if place else []
 
 
 def _pinned_torch(archive: zipfile.ZipFile) -> str | None:

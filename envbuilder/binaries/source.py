@@ -7,11 +7,15 @@ with SIGBUS, and mapped pages count as this process's memory. One ELF needs abou
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import IO, TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
+
+
+_STEP = 1 << 20
 
 
 class OutOfRangeError(ValueError):
@@ -43,6 +47,38 @@ class MemorySource:
         if offset < 0 or length < 0 or offset + length > len(self._data):
             raise OutOfRangeError(f"{length} bytes at {offset} of {len(self._data)}")
         return self._data[offset : offset + length]
+
+
+class StreamedSource:
+    """The parts of a stream that an ELF reader asks for, kept as it goes by: its start, some pieces, and its end.
+
+    A library of 1.6 GB in a wheel need not be unpacked to a disk: its tables lie at its start, or, where patchelf
+    moved them, at its end; its dynamic section lies where the program headers say. Other reads raise OutOfRangeError.
+    """
+
+    def __init__(self, stream: IO[bytes], size: int, *, ends: int, pieces: Callable[[ByteSource], Iterable[tuple[int, int]]]) -> None:
+        """`ends`: bytes to keep at either end. `pieces` chooses further (offset, length)s, given the start."""
+        self._size = size
+        start = _exactly(stream, min(size, ends))
+        self._kept = [(0, start)]
+        wanted = sorted((at, length) for at, length in pieces(MemorySource(start)) if at + length > len(start)) if size > len(start) else []
+        wanted.append((max(len(start), size - ends), min(ends, size - len(start))))
+        position = len(start)
+        for at, length in wanted:
+            if position <= at and at + length <= size:
+                _skip(stream, at - position)
+                self._kept.append((at, _exactly(stream, length)))
+                position = at + length
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        for at, data in self._kept:
+            if at <= offset and offset + length <= at + len(data):
+                return data[offset - at : offset - at + length]
+        raise OutOfRangeError(f"{length} bytes at {offset} were not kept")
 
 
 class FileSource:
@@ -81,3 +117,21 @@ class FileSource:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.close(self._fd)
+
+
+def _exactly(stream: IO[bytes], length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        piece = stream.read(min(_STEP, length - len(data)))
+        if not piece:
+            raise OutOfRangeError("the stream ends too early")
+        data += piece
+    return bytes(data)
+
+
+def _skip(stream: IO[bytes], length: int) -> None:
+    while length > 0:
+        piece = stream.read(min(_STEP, length))
+        if not piece:
+            raise OutOfRangeError("the stream ends too early")
+        length -= len(piece)
