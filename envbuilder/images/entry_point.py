@@ -1,0 +1,41 @@
+"""The entry point of the `serve` image: vLLM's server, on this container's loopback unless it is asked otherwise.
+
+This text is copied into the image and runs there, under the built environment's interpreter: it imports nothing of
+envbuilder. What the target wants the server to be told (the attention backend that works with this vLLM) lies beside
+it in server.json; whatever the caller says comes first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+
+def command(arguments: list[str], defaults: list[str]) -> list[str]:
+    """Return vLLM's arguments: the caller's, and those defaults that the caller did not give.
+
+    `defaults` are options with their values, each an option alone or followed by one value.
+    """
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
+    added: list[str] = []
+    wanted = ["--host", LOOPBACK, *defaults]
+    for index, word in enumerate(wanted):
+        if word.startswith("--") and word not in given:
+            value = wanted[index + 1 : index + 2]
+            added += [word, *(value if value and not value[0].startswith("--") else ())]
+    return ["serve", *arguments, *added]
+
+
+def main() -> None:
+    here = Path(__file__).resolve().parent
+    defaults = json.loads((here / "server.json").read_text(encoding="utf-8"))
+    program = Path(sys.executable).with_name("vllm")
+    os.execv(program, [str(program), *command(sys.argv[1:], defaults)])  # noqa: S606 - the server takes this process's place
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""All that images are made from, as plain data: the same inputs give the same bytes, wherever and whenever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from envbuilder.images.layers import Compression
+    from envbuilder.images.parts import Part
+    from envbuilder.images.rootfs import User
+    from envbuilder.images.wheels import Wheel
+    from envbuilder.store.debian import DebianPackage
+
+ImageName: TypeAlias = Literal["base", "serve", "quantize", "dev"]
+IMAGES: tuple[ImageName, ...] = ("base", "serve", "quantize", "dev")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A Debian package and where its file lies."""
+
+    locked: DebianPackage
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentInputs:
+    """One environment: its wheels, what overlays write (paths below site-packages), its variables and its server's arguments.
+
+    `asked` are the distributions that the target names itself; `proofs` what was found out about it (JSON).
+    """
+
+    name: str
+    wheels: tuple[Wheel, ...]
+    asked: tuple[str, ...]
+    overlays: Mapping[str, bytes] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    proofs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """`lock` is the lock's digest in hex, `lock_files` its files by name; `target_file` the target as JSON."""
+
+    target: str
+    release: str
+    machine: str
+    python: str
+    lock: str
+    lock_files: Mapping[str, bytes]
+    target_file: bytes
+    user: User
+    compression: Compression
+    packages: tuple[Package, ...]
+    environments: Mapping[str, EnvironmentInputs]
+    parts: Mapping[str, Part]  # by sha256
+
+    @property
+    def platform(self) -> str:
+        return f"linux/{self.machine}"
+
+    def packages_of(self, image: ImageName) -> tuple[Package, ...]:
+        return tuple(it for it in self.packages if image == "dev" or it.locked.layer == "rootfs")
+
+    def environment_of(self, image: ImageName) -> EnvironmentInputs:
+        """`base` has what serve and quantize share; `dev` is `serve` with a compiler."""
+        return self.environments["quantize" if image == "quantize" else "serve"]

@@ -1,0 +1,165 @@
+"""An OCI image layout on disk: blobs by digest, an index that names images (OCI Image Format Specification 1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envbuilder.errors import VerificationError
+from envbuilder.files import canonical_json, remove_tree, sha256_file, storage_errors, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+NAME = "org.opencontainers.image.ref.name"
+_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
+ARCHITECTURES = {"x86_64": {"architecture": "amd64"}, "aarch64": {"architecture": "arm64", "variant": "v8"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """What points at a blob: its kind, its digest as `sha256:…`, its bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Descriptor:
+        return cls(media_type=value["mediaType"], digest=value["digest"], size=value["size"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image that a layout holds: its name there, its manifest's descriptor, and both documents."""
+
+    name: str
+    descriptor: Descriptor
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @property
+    def blobs(self) -> list[Descriptor]:
+        """Configuration and layers, in the manifest's order."""
+        return [Descriptor.of(value) for value in (self.manifest["config"], *self.manifest["layers"])]
+
+    @property
+    def layers(self) -> list[Descriptor]:
+        return self.blobs[1:]
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        labels: Mapping[str, str] = self.config.get("config", {}).get("Labels") or {}
+        return labels
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout at `root`."""
+
+    root: Path
+
+    def blob(self, digest: str) -> Path:
+        algorithm, _, value = digest.partition(":")
+        if algorithm != "sha256" or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
+            raise VerificationError(f"not a digest: {digest!r}")
+        return self.root / "blobs" / "sha256" / value
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def add_bytes(self, media_type: str, payload: bytes) -> Descriptor:
+        digest = f"sha256:{hashlib.sha256(payload).hexdigest()}"
+        path = self.blob(digest)
+        if not path.exists() or path.read_bytes() != payload:
+            write_atomic(path, payload)
+        return Descriptor(media_type=media_type, digest=digest, size=len(payload))
+
+    def add_file(self, media_type: str, path: Path, digest: str) -> Descriptor:
+        """Add a blob that lies elsewhere, as a second name of the same file where the disk allows it."""
+        goal = self.blob(digest)
+        with storage_errors(goal):
+            size = path.stat().st_size
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            if not (goal.exists() and (goal.samefile(path) or _like(goal, path))):
+                temporary = goal.with_name(f".{goal.name}.{os.getpid()}")
+                remove_tree(temporary)
+                try:
+                    os.link(path, temporary)
+                except OSError:  # another disk, or one without links
+                    shutil.copyfile(path, temporary)
+                    shutil.copystat(path, temporary)
+                temporary.replace(goal)
+        return Descriptor(media_type=media_type, digest=digest, size=size)
+
+    def write_index(self, images: Iterable[tuple[str, Descriptor, Mapping[str, Any]]]) -> None:
+        """Name the images of this layout: (name, manifest, platform). Blobs that none of them needs are removed."""
+        manifests = [
+            {**descriptor.as_dict(), "platform": dict(platform), "annotations": {NAME: name}} for name, descriptor, platform in images
+        ]
+        write_atomic(self.root / "oci-layout", _VERSION)
+        write_atomic(self.root / "index.json", canonical_json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}))
+        needed = {blob.digest for image in self.images() for blob in (image.descriptor, *image.blobs)}
+        for path in (self.root / "blobs" / "sha256").iterdir():
+            if f"sha256:{path.name}" not in needed:
+                path.unlink()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def images(self) -> list[Image]:
+        """Return the images that the index names. Raises VerificationError: no layout, or not what digests say."""
+        try:
+            index = json.loads((self.root / "index.json").read_bytes())
+            entries = [(entry.get("annotations", {}).get(NAME, ""), Descriptor.of(entry)) for entry in index["manifests"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise VerificationError(
+                f"{self.root} is not an OCI image layout", why=f"index.json: {error}", next="`envbuilder image` writes one."
+            ) from error
+        return [self.read(name, descriptor) for name, descriptor in entries]
+
+    def read(self, name: str, descriptor: Descriptor) -> Image:
+        manifest = self._document(descriptor)
+        try:
+            config = self._document(Descriptor.of(manifest["config"]))
+        except (KeyError, TypeError) as error:
+            raise VerificationError(f"{name}: its manifest is none", why=f"{type(error).__name__}: {error}") from error
+        return Image(name=name, descriptor=descriptor, manifest=manifest, config=config)
+
+    def check(self, descriptor: Descriptor) -> str:
+        """Return what is wrong with a blob; nothing if it is what its digest says."""
+        path = self.blob(descriptor.digest)
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return "is missing"
+        if size != descriptor.size:
+            return f"has {size} bytes in place of {descriptor.size}"
+        found = f"sha256:{sha256_file(path)}"
+        return "" if found == descriptor.digest else f"has the digest {found}"
+
+    def _document(self, descriptor: Descriptor) -> Mapping[str, Any]:
+        if fault := self.check(descriptor):
+            raise VerificationError(
+                f"{self.blob(descriptor.digest)} {fault}", why="It was changed, or not written to its end.", next="Write the image anew."
+            )
+        try:
+            document: Mapping[str, Any] = json.loads(self.blob(descriptor.digest).read_bytes())
+        except ValueError as error:
+            raise VerificationError(f"{descriptor.digest} is no JSON", why=str(error)) from error
+        return document
+
+
+def _like(one: Path, other: Path) -> bool:
+    """Whether a copy is still as it was when it was made: the time is copied along, and a later change would set another."""
+    first, second = one.stat(), other.stat()
+    return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)

@@ -1,0 +1,151 @@
+"""Writing the images of a target into an OCI layout: no engine, no root, no registry."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envbuilder.files import canonical_json
+from envbuilder.images.inputs import IMAGES
+from envbuilder.images.layers import MEDIA_TYPE
+from envbuilder.images.oci import ARCHITECTURES, CONFIG_TYPE, MANIFEST_TYPE
+from envbuilder.images.recipe import OWN, layers_of
+from envbuilder.images.wheels import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from envbuilder.console import Console
+    from envbuilder.images.inputs import ImageName, Inputs
+    from envbuilder.images.layers import Blob, Layer, LayerStore
+    from envbuilder.images.oci import Descriptor, Layout
+
+CREATED = "2020-01-01T00:00:00Z"  # tree.EPOCH
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """An image that lies in the layout. `made` are the names of its layers that were not in the store before."""
+
+    name: ImageName
+    descriptor: Descriptor
+    layers: tuple[tuple[str, Blob], ...]
+    made: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(blob.size for _, blob in self.layers)
+
+    @property
+    def unpacked(self) -> int:
+        return sum(blob.unpacked for _, blob in self.layers)
+
+
+def write_images(inputs: Inputs, *, layers: LayerStore, layout: Layout, console: Console) -> list[Written]:
+    """Write every image and name it in the layout's index. Layers that several images have are made once."""
+    inputs.compression.check()
+    recipes = {image: layers_of(image, inputs) for image in IMAGES}
+    blobs = _make({layer.key(inputs.compression): layer for recipe in recipes.values() for layer in recipe}, inputs, layers, console)
+    written = [_write(image, recipe, inputs, blobs, layers=layers, layout=layout) for image, recipe in recipes.items()]
+    platform = platform_of(inputs)
+    layout.write_index([(it.name, it.descriptor, platform) for it in written])
+    return written
+
+
+def platform_of(inputs: Inputs) -> dict[str, str]:
+    return {**ARCHITECTURES[inputs.machine], "os": "linux"}
+
+
+def _make(wanted: Mapping[str, Layer], inputs: Inputs, layers: LayerStore, console: Console) -> dict[str, tuple[Blob, bool]]:
+    """Make the layers that the store does not have, one per core: unpacking, hashing and compressing all leave the interpreter's lock."""
+    missing = [key for key in wanted if layers.find(key) is None]
+    with console.progress("layers", len(missing), unit="layers") as progress, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+
+        def make(key: str) -> tuple[str, tuple[Blob, bool]]:
+            made = layers.get(wanted[key], inputs.compression)
+            if made[1]:
+                progress.advance(1)
+            return key, made
+
+        tasks = [pool.submit(make, key) for key in wanted]
+        try:
+            return dict(task.result() for task in tasks)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _write(
+    image: ImageName, recipe: Sequence[Layer], inputs: Inputs, blobs: Mapping[str, tuple[Blob, bool]], *, layers: LayerStore, layout: Layout
+) -> Written:
+    chosen = [(layer.name, *blobs[layer.key(inputs.compression)]) for layer in recipe]
+    descriptors = [layout.add_file(MEDIA_TYPE, layers.path(blob.digest), blob.digest) for _, blob, _ in chosen]
+    config = layout.add_bytes(CONFIG_TYPE, canonical_json(configuration(image, inputs, [(name, blob) for name, blob, _ in chosen])))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": config.as_dict(),
+        "layers": [descriptor.as_dict() for descriptor in descriptors],
+        "annotations": labels(image, inputs),
+    }
+    return Written(
+        name=image,
+        descriptor=layout.add_bytes(MANIFEST_TYPE, canonical_json(manifest)),
+        layers=tuple((name, blob) for name, blob, _ in chosen),
+        made=tuple(name for name, _, made in chosen if made),
+    )
+
+
+def configuration(image: ImageName, inputs: Inputs, layers: Sequence[tuple[str, Blob]]) -> dict[str, Any]:
+    """Return an image's configuration: who runs, with which variables, and what is started."""
+    serving = image == "serve"
+    return {
+        **platform_of(inputs),
+        "created": CREATED,
+        "config": {
+            "User": inputs.user.name,
+            "WorkingDir": inputs.user.home,
+            "Env": [f"{name}={value}" for name, value in variables(image, inputs).items()],
+            **({"Entrypoint": [f"/{OWN}/bin/serve"], "Cmd": ["--help"]} if serving else {"Cmd": ["bash" if image == "dev" else "python"]}),
+            "Labels": labels(image, inputs),
+        },
+        "rootfs": {"type": "layers", "diff_ids": [blob.diff_id for _, blob in layers]},
+        "history": [{"created": CREATED, "created_by": f"envbuilder: {name}"} for name, _ in layers],
+    }
+
+
+def variables(image: ImageName, inputs: Inputs) -> dict[str, str]:
+    """Return what programs find in their environment. pip is led to ours, and kept from replacing what was proved together."""
+    environment = inputs.environment_of(image)
+    return {
+        "PATH": f"/{PREFIX}/bin:{_SYSTEM_PATH}",
+        "VIRTUAL_ENV": f"/{PREFIX}",
+        "LANG": "C.UTF-8",
+        "PIP_PYTHON": f"/{PREFIX}/bin/python",
+        "PIP_CONSTRAINT": f"/{OWN}/constraints.txt",
+        # Compiled modules go where this user may write: without them each process would compile vLLM's 1,700 modules.
+        "PYTHONPYCACHEPREFIX": f"{inputs.user.home}/.cache/python",
+        **(environment.variables if image != "base" else {}),
+    }
+
+
+def labels(image: ImageName, inputs: Inputs) -> dict[str, str]:
+    """Return what an image says of itself without being opened."""
+    environment = inputs.environment_of(image)
+    versions = {wheel.name: wheel.version for wheel in environment.wheels}
+    asked = [name for name in environment.asked if image != "base" or name == "torch"]
+    summary = environment.proofs.get("summary", {}) if image != "base" else {}
+    return {
+        "org.opencontainers.image.title": f"{inputs.target}-{image}",
+        "org.opencontainers.image.version": inputs.release,
+        "envbuilder.image": image,
+        "envbuilder.lock": f"sha256:{inputs.lock}",
+        "envbuilder.target": inputs.target,
+        "envbuilder.release": inputs.release,
+        "envbuilder.python": inputs.python,
+        **{f"envbuilder.version.{name}": versions[name] for name in asked},
+        **{f"envbuilder.{name}": str(value) for name, value in summary.items()},
+    }
