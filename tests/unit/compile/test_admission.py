@@ -1,0 +1,144 @@
+"""The coordinator with real launchers' sockets: who may start, who must wait, and what a killed one leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import select
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.compile.admission import Coordinator, available_memory, reserve_of
+from envbuilder.compile.policy import GIB, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Knock:
+    """What a launcher does, without a compile."""
+
+    def __init__(self, address: Path, unit: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(address))
+        self.tell(unit=unit)
+
+    def tell(self, **message: object) -> None:
+        self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def admitted(self, *, within: float = 3.0) -> bool:
+        return bool(select.select([self.socket], [], [], within)[0]) and self.socket.recv(16) == b"go\n"
+
+    def end(self) -> None:
+        self.socket.close()
+
+
+def coordinator(tmp_path: Path, *, free: int, cores: int = 8, known: dict[str, int] | None = None) -> Coordinator:
+    units = {name: Unit(name=name, seconds=10, peak=gib * GIB) for name, gib in (known or {}).items()}
+    return Coordinator(
+        address=tmp_path / "admission", cores=cores, known=units, free=lambda: free * GIB, reserve=0, claims=tmp_path / "claims"
+    )
+
+
+@pytest.fixture
+def knocks() -> Iterator[list[Knock]]:
+    made: list[Knock] = []
+    yield made
+    for knock in made:
+        with contextlib.suppress(OSError):
+            knock.end()
+
+
+def test_what_fits_starts_and_what_does_not_waits_until_a_claim_ends(tmp_path: Path, knocks: list[Knock]) -> None:
+    with (serving := coordinator(tmp_path, free=10, known={"a": 8, "b": 8})).serving():
+        knocks += [Knock(serving.address, "a")]
+        assert knocks[0].admitted()
+        knocks += [Knock(serving.address, "b")]
+        assert not knocks[1].admitted(within=1.2)
+        knocks[0].end()  # a launcher that was killed does no more than this: the kernel closes its socket
+        assert knocks[1].admitted()
+
+
+def test_a_claim_counts_only_what_is_not_used_yet(tmp_path: Path, knocks: list[Knock]) -> None:
+    """The kernel's free memory has what a compile uses taken off already; to take it off twice would waste half the machine."""
+    with (serving := coordinator(tmp_path, free=10, known={"a": 8, "b": 8})).serving():
+        knocks += [Knock(serving.address, "a")]
+        assert knocks[0].admitted()
+        knocks += [Knock(serving.address, "b")]
+        assert not knocks[1].admitted(within=1.0)
+        knocks[0].tell(rss=7 * GIB)
+        assert knocks[1].admitted()
+
+
+def test_never_more_than_the_cores(tmp_path: Path, knocks: list[Knock]) -> None:
+    with (serving := coordinator(tmp_path, free=1000, cores=2)).serving():
+        knocks += [Knock(serving.address, f"unit {number}") for number in range(5)]
+        time.sleep(1.5)
+        assert sum(knock.admitted(within=0) for knock in knocks) == 2
+
+
+def test_a_lone_unit_starts_however_little_is_free(tmp_path: Path, knocks: list[Knock]) -> None:
+    with (serving := coordinator(tmp_path, free=0, known={"a": 90})).serving():
+        knocks += [Knock(serving.address, "a")]
+        assert knocks[0].admitted()
+
+
+def test_after_a_failure_those_that_wait_are_sent_away(tmp_path: Path, knocks: list[Knock]) -> None:
+    """Else they would all be compiled before the message about the failed one is shown."""
+    with (serving := coordinator(tmp_path, free=1000, cores=1)).serving():
+        knocks += [Knock(serving.address, "a")]
+        assert knocks[0].admitted()
+        knocks += [Knock(serving.address, "b")]
+        serving.refuse()
+        assert not knocks[1].admitted()
+        assert knocks[1].socket.recv(16) == b""
+
+
+def test_another_build_s_outstanding_claims_count_while_it_lives(tmp_path: Path, knocks: list[Knock]) -> None:
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    other = claims / "other"
+    other.write_text(str(9 * GIB))
+    with other.open("rb") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        with (serving := coordinator(tmp_path, free=16, known={"a": 4, "b": 4})).serving():
+            knocks += [Knock(serving.address, "a")]
+            assert knocks[0].admitted()
+            knocks += [Knock(serving.address, "b")]
+            assert not knocks[1].admitted(within=1.0)  # 16 - 9 - 4 < 4
+            fcntl.flock(alive, fcntl.LOCK_UN)  # the other build was killed: its lock is gone, its file is not
+            assert knocks[1].admitted()
+            assert not other.exists()
+
+
+def test_the_socket_of_a_long_path_can_be_bound(tmp_path: Path) -> None:
+    """A socket's address holds 107 bytes; a workspace's path may be longer."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    with coordinator(deep, free=1).serving():
+        assert (deep / "admission").is_socket()
+    assert not (deep / "admission").exists()
+
+
+def test_the_control_group_s_limit_counts_as_the_machine_s(tmp_path: Path) -> None:
+    """In a container the kernel's figures are the whole machine's: who believes them is killed."""
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   16000000 kB\n")
+    (proc / "self/cgroup").write_text("0::/box/inner\n")
+    (groups / "box/inner").mkdir(parents=True)
+    (groups / "box/inner/memory.max").write_text("max\n")
+    assert available_memory(proc=proc, cgroups=groups) == 16000000 * 1024
+    (groups / "box/memory.max").write_text("5000000000\n")
+    (groups / "box/memory.current").write_text("2000000000\n")
+    assert available_memory(proc=proc, cgroups=groups) == 3000000000
+
+
+def test_a_reserve_is_kept_on_any_machine() -> None:
+    assert reserve_of(8 * GIB) == GIB
+    assert reserve_of(128 * GIB) == 8 * GIB
