@@ -50,13 +50,15 @@ class Match:
 def match_log(stream: BinaryIO, signatures: Iterable[Signature] = SIGNATURES) -> list[Match]:
     """Return what a log shows, causes before what follows from them, and of equals the earlier first."""
     chosen = tuple(signatures)
+    needles = {signature.needle for signature in chosen}
     found: dict[str, Match] = {}
     number = 1
     for piece in _pieces(stream):
         # Most pieces hold none of the texts: they are passed over without splitting them into lines.
-        present = [signature for signature in chosen if signature.needle in piece]
-        for signature in present:
-            _search(piece, signature, number, found)
+        if present := {needle for needle in needles if needle in piece}:
+            for signature in chosen:
+                if signature.needle in present:
+                    _search(piece, signature, number, found)
         number += piece.count(b"\n")
     return sorted(found.values(), key=lambda match: (match.harmless, match.root, match.first))
 

@@ -151,7 +151,7 @@ def _rest(findings: Sequence[Finding], style: Style) -> Iterator[str]:
         for finding in chosen:
             mark, code = _MARKS[status]
             said = finding.verdict.note or page(finding.check.id).title
-            yield f"{style.paint(mark, code)} {finding.check.id:<13} {textwrap.shorten(redact.text(said), WIDTH - 16, placeholder=' …')}"
+            yield f"{style.paint(mark, code)} {finding.check.id:<13} {textwrap.shorten(redact.text(said), WIDTH - 18, placeholder=' …')}"
         if chosen:
             yield ""
 
