@@ -134,6 +134,7 @@ def settle_programs(site: Path, programs: Path) -> None:
 
     uv starts them with this machine's Python; a relocatable start takes its place, and the RECORDs are put right.
     """
+    (site / ".lock").unlink(missing_ok=True)  # uv's lock on the folder, which it leaves behind
     source = site / "bin"
     if not source.is_dir():
         return
