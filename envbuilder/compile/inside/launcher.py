@@ -105,17 +105,31 @@ class Claim:
         return True
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and all below it, parents first."""
+    found, at = [pid], 0
+    while at < len(found):
+        with contextlib.suppress(OSError, ValueError):
+            for task in Path(f"/proc/{found[at]}/task").iterdir():
+                found += map(int, (task / "children").read_text(encoding="ascii").split())
+        at += 1
+    return found
+
+
 def tree_rss(pid: int) -> int:
     """Return the resident memory of a process and all below it, in bytes."""
-    total, pids = 0, [pid]
-    page = os.sysconf("SC_PAGE_SIZE")
-    while pids:
-        one = pids.pop()
+    total, page = 0, os.sysconf("SC_PAGE_SIZE")
+    for one in family(pid):
         with contextlib.suppress(OSError, ValueError, IndexError):
             total += int(Path(f"/proc/{one}/statm").read_text(encoding="ascii").split()[1]) * page
-            for task in Path(f"/proc/{one}/task").iterdir():
-                pids += map(int, (task / "children").read_text(encoding="ascii").split())
     return total
+
+
+def end(pid: int) -> None:
+    """Kill a compile with all that it started: nvcc's cicc or ptxas would go on for minutes after nvcc is gone."""
+    for one in family(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 class Watch(threading.Thread):
@@ -131,7 +145,7 @@ class Watch(threading.Thread):
             rss = tree_rss(self._pid)
             self.peak = max(self.peak, rss)
             if not self._claim.using(rss):  # the build was killed: what nobody waits for must not go on
-                os.kill(self._pid, signal.SIGTERM)
+                end(self._pid)
                 return
 
     def end(self) -> None:
@@ -151,7 +165,8 @@ def main(command: list[str]) -> int:
     claim = Claim(unit)
     started = time.monotonic()
     with subprocess.Popen([*([ccache] if ccache else []), *command], stderr=subprocess.PIPE, env=variables) as process:
-        signal.signal(signal.SIGTERM, lambda *_: process.kill())
+        for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(sign, lambda *_: end(process.pid))
         watch = Watch(process.pid, claim)
         watch.start()
         assert process.stderr is not None  # noqa: S101 - for the type checker
