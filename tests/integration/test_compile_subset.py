@@ -1,0 +1,199 @@
+"""A real subset of vLLM, device code and all, compiled twice from the lock's inputs alone: the same bytes, and sm_121a.
+
+Seven units that take a minute of CPU, out of 100 that take 80. Everything is as in a whole build: sources, edits,
+toolchain, isolation, launcher. Run by `pytest tests/integration/test_compile_subset.py`; alone it takes some minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.binaries.elf import read_elf_path
+from envbuilder.binaries.fatbin import parse_arch
+from envbuilder.binaries.gpu_code import Way, check_gpu_code
+from envbuilder.compile import isolation
+from envbuilder.compile.building import Build, CompileError, default_jobs, read_records
+from envbuilder.compile.toolchain import find_compilers
+from envbuilder.compile.workspace import Inputs, Workspace
+from envbuilder.console import Console
+from envbuilder.errors import ProgramError
+from envbuilder.locking.model import read_lock
+from envbuilder.store.cache import Store, Wanted, default_root
+from envbuilder.store.fetch import fetch
+from envbuilder.store.settings import read_settings
+from envbuilder.targets.catalogue import find_target, lock_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from envbuilder.compile.toolchain import Compilers
+
+pytestmark = [pytest.mark.network, pytest.mark.programs, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+STABLE = "CMakeFiles/_C_stable_libtorch.dir/csrc/libtorch_stable"
+DEVICE_UNITS = [
+    f"{STABLE}/{name}.cu.o"
+    for name in (
+        "permute_cols",
+        "cuda_utils_kernels",
+        "quantization/fp4/nvfp4_quant_kernels",
+        "quantization/w8a8/cutlass/moe/moe_data",
+        "quantization/w8a8/cutlass/scaled_mm_c3x_sm120",
+    )
+]
+HOST_TARGETS = ["spinloop", "cumem_allocator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What every build of this file stands on."""
+
+    inputs: Inputs
+    compilers: Compilers
+
+    def build(self, place: Path, *, jobs: int) -> Build:
+        place.mkdir(parents=True, exist_ok=True)
+        workspace = Workspace(place)
+        chosen = isolation.choose(place, log=place / "log")
+        workspace.make(self.inputs, self.compilers, inside=chosen.root)
+        return Build(
+            workspace=workspace, isolation=chosen, compilers=self.compilers, spec=self.inputs.spec, jobs=jobs, known={}, log=place / "log"
+        )
+
+
+@pytest.fixture(scope="module")
+def ground() -> Ground:
+    target, path = find_target("dgx-spark")
+    spec = target.releases["0.23.0"].compile
+    assert spec is not None
+    lock, store = read_lock(lock_folder(path, target, "0.23.0")), Store(default_root())
+    try:
+        compilers = find_compilers("aarch64", here=platform.machine())
+    except ProgramError as error:
+        pytest.skip(f"{error.what}: {error.next}")
+    here = "aarch64" if platform.machine() == "aarch64" else "x86_64"
+    tools = {wheel.name: wheel for wheel in lock.build_wheels(platform.python_version(), here)}
+    libraries = {
+        wheel.name: wheel for wheel in lock.wheels("serve", platform.python_version(), "aarch64") if wheel.name in {*spec.cuda, "torch"}
+    }
+    wanted = [
+        Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size)
+        for it in (*tools.values(), *libraries.values())
+    ]
+    wanted.append(Wanted(project="vllm", filename=spec.sdist.filename, sha256=spec.sdist.sha256, size=spec.sdist.size))
+    fetch(wanted, store=store, settings=read_settings(), console=Console())
+    return Ground(
+        inputs=Inputs(
+            spec=spec,
+            sdist=store.path(spec.sdist.sha256, spec.sdist.filename),
+            tools={name: store.path(it.file.sha256, it.file.filename) for name, it in tools.items()},
+            libraries={name: store.path(it.file.sha256, it.file.filename) for name, it in libraries.items()},
+        ),
+        compilers=compilers,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    build = ground.build(tmp_path_factory.mktemp("first") / "workspace", jobs=default_jobs())
+    build.configure()
+    build.run([*HOST_TARGETS, *DEVICE_UNITS])
+    link(build)
+    return build
+
+
+def link(build: Build) -> None:
+    """Link the device units into one shared object, as ninja links a whole extension."""
+    objects = build.isolation.root / "obj"
+    command: list[str | Path] = [build.compilers.cxx, "-shared", "-Wl,--as-needed", "-Wl,-s", "-o", objects / "subset.so"]
+    command += [objects / unit for unit in DEVICE_UNITS]
+    build.isolation.run(command, variables=build.variables(), log=build.log, what="linking the subset")
+
+
+def outputs(build: Build) -> dict[str, bytes]:
+    folder = build.workspace.root / "obj"
+    named = [*folder.glob("*.so"), *(folder / unit for unit in DEVICE_UNITS)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in named}
+
+
+def test_the_subset_holds_sm_121a_code_and_nothing_to_be_compiled_at_first_use(first: Build) -> None:
+    gpu = parse_arch("121a")
+    assert gpu is not None
+    report = check_gpu_code([first.workspace.root / "obj/subset.so"], gpu)
+    (file,) = report.files
+    assert file.verdict is Way.NATIVE
+    assert set(file.cubins) == {"sm_121a"}
+    assert file.ptx == {}
+
+
+def test_it_is_for_the_target_s_machine_and_asks_for_no_folder_of_this_one(first: Build) -> None:
+    for path in (first.workspace.root / "obj").glob("*.so"):
+        elf = read_elf_path(path)
+        assert elf.machine == "aarch64"
+        assert elf.runpath == elf.rpath == ()
+
+
+def test_every_unit_went_through_the_launcher(first: Build) -> None:
+    records = read_records(first.workspace.root)
+    assert len(records) == len(DEVICE_UNITS) + len(HOST_TARGETS)
+    assert all(record["peak"] > 1 << 20 and record["object"] for record in records)
+
+
+def test_a_second_build_elsewhere_gives_the_same_bytes(
+    ground: Ground, first: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder, umask, time zone and number of jobs; from scratch, without a cache."""
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    before = os.umask(0o077)
+    try:
+        second = ground.build(tmp_path / "quite" / "another place" / "workspace", jobs=1)
+        second.configure()
+        second.run([*HOST_TARGETS, *DEVICE_UNITS])
+        link(second)
+    finally:
+        os.umask(before)
+    if first.isolation.way is isolation.Way.NONE:
+        pytest.skip(f"this machine allows no isolation, and without it the paths differ: {first.isolation.why}")
+    one, two = outputs(first), outputs(second)
+    assert [name for name in one if one[name] != two[name]] == []
+    assert one.keys() == two.keys()
+    assert len(one) == len(DEVICE_UNITS) + len(HOST_TARGETS) + 1
+
+
+def test_nothing_changed_compiles_nothing_and_a_changed_file_what_includes_it(first: Build) -> None:
+    """From here on the first build's source is changed."""
+    started = first.begun()
+    first.configure()
+    first.run([*HOST_TARGETS, *DEVICE_UNITS])
+    assert read_records(first.workspace.root, newer=started) == []
+    one = first.workspace.root / "src/csrc/libtorch_stable/permute_cols.cu"
+    one.write_text(one.read_text() + "\n// changed\n")
+    first.run([*HOST_TARGETS, *DEVICE_UNITS])
+    assert [it["unit"] for it in read_records(first.workspace.root, newer=started)] == [
+        "_C_stable_libtorch/csrc/libtorch_stable/permute_cols.cu"
+    ]
+
+
+def test_a_build_that_reaches_for_the_network_fails(first: Build) -> None:
+    if first.isolation.way is isolation.Way.NONE:
+        pytest.skip(first.isolation.why)
+    code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
+    with pytest.raises(ProgramError) as error:
+        first.isolation.run(
+            [first.isolation.python, "-c", code], variables=first.variables(), log=first.log, what="reaching for the network"
+        )
+    assert "Network is unreachable" in error.value.why
+
+
+def test_a_source_that_does_not_compile_is_named_with_the_compiler_s_words(first: Build) -> None:
+    one = first.workspace.root / "src/csrc/spinloop.cpp"
+    one.write_text(one.read_text() + "\n#error broken on purpose\n")
+    with pytest.raises(CompileError) as error:
+        first.run(["spinloop"])
+    assert "spinloop/csrc/spinloop.cpp" in error.value.what
+    assert "broken on purpose" in error.value.why
