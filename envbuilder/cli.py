@@ -28,7 +28,7 @@ COMMANDS = {
     "align": "give an environment the torch that its extensions need",
     "atlas": "make or show the map of which vLLM loads with which torch",
     "build": "build an environment for a target, prove it, and write its manifest",
-    "cache": "show what the store of fetched files holds, or remove what no lock needs",
+    "cache": "show what the store holds, or remove what no lock needs",
     "doctor": "find out what is wrong here, and how to mend it",
     "envs": "compare two environments or machines",
     "explain": "explain a finding of `doctor`",
