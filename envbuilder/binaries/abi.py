@@ -6,7 +6,9 @@ its kind, and the report its causes, the root first: "this torch has no CUDA", n
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import gc
 import os
 from collections import Counter
 from dataclasses import replace
@@ -107,6 +109,34 @@ def check_catalog(
     asked: bool = False,
 ) -> AbiReport:
     """Check files that a catalog knows or can read. `asked`: each is taken for an extension, whatever its name."""
+    with _no_collection():
+        return _check(catalog, root, paths, torch=torch, python=python, machine=machine, system=system, expected=expected, asked=asked)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the garbage collector off: a few hundred thousand names are made and kept, in no cycles, and it would walk them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _check(
+    catalog: Catalog,
+    root: Path,
+    paths: Sequence[str],
+    *,
+    torch: TorchBuild | None,
+    python: str | None,
+    machine: str | None,
+    system: System,
+    expected: Sequence[ExpectedFault],
+    asked: bool,
+) -> AbiReport:
     machine = machine or machine_of(catalog, paths, torch)
     checker = _Checker(paths=paths, root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
     python = python or interpreter_of(root, paths, torch)

@@ -125,7 +125,7 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, choose: Callable[[st
     """Read one file's tables as it is unpacked; nothing is written."""
     table: SymbolTable | None
     with archive.open(entry) as stream, checked_bounds():
-        file = StreamedSource(stream, entry.file_size, ends=_ENDS, pieces=_dynamic_section)
+        file = StreamedSource(stream, entry.file_size, ends=_ENDS, pieces=_tables)
         try:
             elf, table = read_elf(file), read_symbols(file)
         except MalformedElfError as error:
@@ -145,12 +145,14 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, choose: Callable[[st
     )
 
 
-def _dynamic_section(start: ByteSource) -> list[tuple[int, int]]:
+def _tables(start: ByteSource) -> list[tuple[int, int]]:
+    """Choose the dynamic section, and each small segment: patchelf puts tables it has moved into one of their own."""
     try:
-        _, place = read_segments(start, read_header(start))
+        segments, dynamic = read_segments(start, read_header(start))
     except MalformedElfError:
         return []
-    return [(place.offset, place.size)] if place else []
+    chosen = [segment for segment in segments if segment.size <= _ENDS]
+    return [(segment.offset, segment.size) for segment in ([*chosen, dynamic] if dynamic else chosen)]
 
 
 def _pinned_torch(archive: zipfile.ZipFile) -> str | None:

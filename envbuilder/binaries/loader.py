@@ -215,7 +215,9 @@ class Loader:
         plain: dict[str, Reference] = {}
         versioned: list[Reference] = []
         by_version = self._judged_by_version(closure)
-        for reference in self._catalog.references(path):
+        # A library's symbols are looked up by others too: read once, whole. Nobody looks into an extension.
+        root = path == closure.members[0]
+        for reference in self._catalog.references(path) if root else self._catalog.symbols(path).undefined:
             if reference.weak or reference.library in by_version or python_symbol(reference.name):
                 continue
             if reference.version is None:

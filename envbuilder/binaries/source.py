@@ -61,14 +61,17 @@ class StreamedSource:
         self._size = size
         start = _exactly(stream, min(size, ends))
         self._kept = [(0, start)]
-        wanted = sorted((at, length) for at, length in pieces(MemorySource(start)) if at + length > len(start)) if size > len(start) else []
-        wanted.append((max(len(start), size - ends), min(ends, size - len(start))))
         position = len(start)
-        for at, length in wanted:
-            if position <= at and at + length <= size:
-                _skip(stream, at - position)
-                self._kept.append((at, _exactly(stream, length)))
-                position = at + length
+        for at, length in sorted([*pieces(MemorySource(bytes(start))), (max(0, size - ends), min(ends, size))]):
+            first, end = max(at, position), min(at + length, size)
+            if first >= end:
+                continue
+            if first == position:
+                self._kept[-1][1].extend(_exactly(stream, end - first))
+            else:
+                _skip(stream, first - position)
+                self._kept.append((first, _exactly(stream, end - first)))
+            position = end
 
     @property
     def size(self) -> int:
@@ -76,8 +79,8 @@ class StreamedSource:
 
     def read(self, offset: int, length: int) -> bytes:
         for at, data in self._kept:
-            if at <= offset and offset + length <= at + len(data):
-                return data[offset - at : offset - at + length]
+            if at <= offset <= offset + length <= at + len(data):
+                return bytes(data[offset - at : offset - at + length])
         raise OutOfRangeError(f"{length} bytes at {offset} were not kept")
 
 
@@ -119,14 +122,14 @@ class FileSource:
         os.close(self._fd)
 
 
-def _exactly(stream: IO[bytes], length: int) -> bytes:
+def _exactly(stream: IO[bytes], length: int) -> bytearray:
     data = bytearray()
     while len(data) < length:
         piece = stream.read(min(_STEP, length - len(data)))
         if not piece:
             raise OutOfRangeError("the stream ends too early")
         data += piece
-    return bytes(data)
+    return data
 
 
 def _skip(stream: IO[bytes], length: int) -> None:
