@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from typing import TYPE_CHECKING
 
 from envbuilder.facts.model import Distribution
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 _LIMIT = 8 << 20
 _NORMAL = re.compile(r"[-_.]+")
-# RECORD lines of shared libraries: path, hash, size. Other files are not looked at: an environment has 60,000.
-_RECORDED_LIBRARY = re.compile(rb"^([^,\n]*\.so(?:\.[\d.]+)?),[^,\n]*,(\d+)\r?$", re.MULTILINE)
-_MODULE_OF_INTEREST = re.compile(rb"^((?:vllm|torch)/(?:version|_version|envs|__init__)\.py),[^,\n]*,(\d*)\r?$", re.MULTILINE)
+# RECORD lines of shared libraries (and torch's version): the end of the path, hash, size. The path's beginning is
+# looked up from there: a pattern that starts at the line's start would be tried on each of 60,000 lines.
+_RECORDED = re.compile(rb"(?:\.so(?:\.[\d.]+)?|/_?version\.py)\"?,[^,\n]*,(\d+)(?=\r?$)", re.MULTILINE)
 # Header collections: large RECORDs without a library in them.
 _NO_LIBRARIES = frozenset({"nvidia-cuda-cccl", "nvidia-cuda-crt", "nvidia-cutlass", "pip", "setuptools", "sympy", "networkx"})
 _MOST_NAMED = 8
@@ -28,22 +29,25 @@ def normalized(name: str) -> str:
 
 def read_distributions(site_packages: Path) -> Iterator[Distribution]:
     """Yield each distribution of one site-packages folder, in the order of its names."""
-    for folder in sorted(site_packages.glob("*.dist-info")):
-        stem = folder.name.removesuffix(".dist-info")
-        name, _, version = stem.rpartition("-")
-        if not name:
-            continue
-        yield _distribution(site_packages, folder, normalized(name), version)
+    site = str(site_packages)
+    try:
+        names = sorted(name for name in os.listdir(site) if name.endswith(".dist-info"))  # noqa: PTH208 - names, 150 of them
+    except OSError:
+        return
+    for entry in names:
+        name, _, version = entry.removesuffix(".dist-info").rpartition("-")
+        if name:
+            yield _distribution(site, f"{site}/{entry}", normalized(name), version)
 
 
-def _distribution(site_packages: Path, folder: Path, name: str, version: str) -> Distribution:
+def _distribution(site: str, folder: str, name: str, version: str) -> Distribution:
     # The headers end at the first empty line; what follows is the readme, which may be long and say anything.
-    headers = _text(folder / "METADATA").partition("\n\n")[0]
-    wheel = _text(folder / "WHEEL")
+    headers = _text(f"{folder}/METADATA").partition("\n\n")[0]
+    wheel = _text(f"{folder}/WHEEL")
     stated = re.search(r"^Version:\s*(\S+)", headers, re.MULTILINE)
     python = re.search(r"^Requires-Python:\s*(.+)$", headers, re.MULTILINE)
     build = re.search(r"^Build:\s*(\S+)", wheel, re.MULTILINE)
-    missing, short, escapes = ((), (), 0) if name in _NO_LIBRARIES else _damage(site_packages, folder)
+    missing, short, escapes = ((), (), 0) if name in _NO_LIBRARIES else _damage(site, _bytes(f"{folder}/RECORD"))
     return Distribution(
         name=name,
         version=stated[1] if stated else version,
@@ -51,44 +55,51 @@ def _distribution(site_packages: Path, folder: Path, name: str, version: str) ->
         requires_python=python[1].strip() if python else "",
         tags=tuple(re.findall(r"^Tag:\s*(\S+)", wheel, re.MULTILINE)) if "Root-Is-Purelib: false" in wheel else (),
         build=build[1] if build else "",
-        installer=_text(folder / "INSTALLER").strip(),
         missing_files=missing,
         short_files=short,
         record_escapes=escapes,
     )
 
 
-def _damage(site_packages: Path, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """Return (libraries that RECORD names and are not there, those of another size, paths that lead out of the environment)."""
-    record = _bytes(folder / "RECORD")
+def _damage(site: str, record: bytes) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Return (libraries that RECORD names and are not there, those cut short, paths that lead out of the environment)."""
     missing, short, escapes = [], [], 0
     # lib/pythonX.Y/site-packages: wheels with data files reach up to the environment's own folder, and no further.
-    prefix = f"{site_packages.parents[2] if site_packages.name.endswith('-packages') else site_packages}/"
-    for raw_path, raw_size in (*_RECORDED_LIBRARY.findall(record), *_MODULE_OF_INTEREST.findall(record)):
-        path = raw_path.decode(errors="replace").strip('"')
+    prefix = f"{site.rsplit('/', 3)[0] if site.endswith('-packages') else site}/"
+    for match in _RECORDED.finditer(record):
+        start = record.rfind(b"\n", 0, match.start()) + 1
+        path = record[start : record.index(b",", match.start())].decode(errors="replace").strip('"')
         # A RECORD is data from a wheel: it may name anything. Only what lies in the environment is looked at.
-        if "\0" in path or not os.path.normpath(site_packages / path).startswith(prefix):
+        if "\0" in path or (
+            (path.startswith("/") or ".." in path)
+            and not os.path.normpath(f"{site}/{path}" if path[:1] != "/" else path).startswith(prefix)
+        ):
             escapes += 1
             continue
         try:
-            size = (site_packages / path).stat().st_size
+            size = os.stat(f"{site}/{path}").st_size  # noqa: PTH116 - thousands of them
         except OSError:
             missing.append(path)
             continue
-        if raw_size and size < int(raw_size[:18]):
-            short.append(f"{path} ({size} of {int(raw_size[:18])} bytes)")
+        recorded = int(match[1][:18])
+        if size < recorded:
+            short.append(f"{path} ({size} of {recorded} bytes)")
     return tuple(missing[:_MOST_NAMED]), tuple(short[:_MOST_NAMED]), escapes
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     return _bytes(path).decode(errors="replace")
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: str) -> bytes:
     try:
-        if not path.is_file():  # a FIFO would block
-            return b""
-        with path.open("rb") as file:
-            return file.read(_LIMIT)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
     except OSError:
         return b""
+    try:
+        status = os.fstat(handle)
+        return os.read(handle, min(status.st_size, _LIMIT)) if stat.S_ISREG(status.st_mode) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)

@@ -61,8 +61,9 @@ def read_environment(world: World, path: Path) -> Environment:
         distributions=tuple(dist for site in sites for dist in read_distributions(site)),
         torch=torch,
         torchvision_cuda=_torchvision_cuda(first),
-        triton_ptxas=cuda_release_of(triton / "ptxas"),
-        triton_ptxas_blackwell=cuda_release_of(triton / "ptxas-blackwell"),
+        # 30 MB each to look through, which a CPU build never runs.
+        triton_ptxas=cuda_release_of(triton / "ptxas") if torch is None or torch.cuda else "",
+        triton_ptxas_blackwell=cuda_release_of(triton / "ptxas-blackwell") if torch is None or torch.cuda else "",
         extensions=None,
         vllm_variables=_vllm_variables(first),
         vllm_models=_names(first / "vllm/model_executor/models", "gemma4*.py"),

@@ -28,6 +28,14 @@ _FOR_OTHERS = ("_flashmla", "_vllm_fa3")
 _MOST_SYMBOLS = 5
 
 
+def main(environment: str) -> None:
+    """Print the extensions of an environment as JSON, for the parent."""
+    import dataclasses  # noqa: PLC0415 - in the child only
+    import json  # noqa: PLC0415
+
+    print(json.dumps([dataclasses.asdict(extension) for extension in read_extensions(Path(environment))]))  # noqa: T201
+
+
 def read_extensions(environment: Path) -> tuple[Extension, ...]:
     site = next(iter(sorted(environment.glob("lib/python3*/site-packages"))), environment)
     python = interpreter_of(site, [])

@@ -271,7 +271,6 @@ class Distribution:
     requires_python: str = ""
     tags: tuple[str, ...] = ()
     build: str = ""
-    installer: str = ""
     missing_files: tuple[str, ...] = ()
     short_files: tuple[str, ...] = ()
     record_escapes: int = 0

@@ -13,13 +13,14 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|sk-[A-Za-z0-9_-]{16,}|nvapi-[\w-]{16,})"),
         "<token>",
     ),
-    (re.compile(r"(?i)\b(bearer|authorization:|token|password|passwd|secret|api[_-]?key)([=: ]+)(?!<)\S{6,}"), r"\1\2<secret>"),
+    (re.compile(r"(?i)\b(bearer)\s+(?!<)\S{6,}"), r"\1 <secret>"),
+    (re.compile(r"(?i)(?<![a-z])(authorization|token|password|passwd|secret|api[_-]?key)([=: ]+)(?!<|bearer\b)\S{6,}"), r"\1\2<secret>"),
     (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"), "<credentials>"),
     (re.compile(r"\b(?:GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), "<gpu-uuid>"),
     (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), "<uuid>"),
     (re.compile(r"\b(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}\b"), "<mac>"),
     (re.compile(r"(?<![\w.])(/(?:home|Users|media|run/user|var/home)/)[^/\s'\":,]+"), r"\1<user>"),
-    (re.compile(r"(?i)\b(serial(?:[ _-]?(?:number|no))?[\"']?\s*[=:]\s*[\"']?)[\w-]+"), r"\1<serial>"),
+    (re.compile(r"(?i)(?<![a-z])(serial(?:[ _-]?(?:number|no))?[\"']?\s*[=:]\s*[\"']?)[\w-]+"), r"\1<serial>"),
     (re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b"), "<mail>"),
 )
 _LOOPBACK = r"(?:127\.\d+\.\d+\.\d+|0\.0\.0\.0)(?![\d.])"

@@ -35,12 +35,15 @@ def take(
     environment: Path | None = None,
     model: Path | None = None,
     target: str = "",
-    inspect_binaries: bool = True,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Snapshot:
-    """Read a machine, and the environment at `environment` (or the one in use) on it. Never raises for what it finds."""
+    """Read a machine, and the environment at `environment` (or the one in use) on it. Never raises for what it finds.
+
+    `meanwhile` is called once all readers run: work for a process that would else only wait.
+    """
     world = world or World()
     identity = detect.identify(world.root)
-    values, readings = read_all(_readers(world, environment, model, inspect_binaries=inspect_binaries))
+    values, readings = read_all(_readers(world, environment, model), meanwhile)
     extensions = values.pop("extensions", None)
     found = values.get("environment")
     if isinstance(found, Environment) and found.valid:
@@ -62,7 +65,7 @@ def take(
     )
 
 
-def _readers(world: World, environment: Path | None, model: Path | None, *, inspect_binaries: bool) -> list[Reader]:
+def _readers(world: World, environment: Path | None, model: Path | None) -> list[Reader]:
     from envbuilder.facts import driver, files_around, kernel_log, machine, toolchain  # noqa: PLC0415 - `detect_target` must not pay for them
     from envbuilder.facts import environment as environments  # noqa: PLC0415
 
@@ -90,19 +93,17 @@ def _readers(world: World, environment: Path | None, model: Path | None, *, insp
     ]
     if chosen is not None:
         readers.insert(0, Reader(name="environment", read=lambda: environments.read_environment(world, chosen)))
-        if inspect_binaries:
-            read = Reader(name="extensions", read=lambda: _extensions(world.at(chosen)), limit_s=_EXTENSIONS_LIMIT_S)
-            readers.insert(0, read)
+        readers.insert(0, Reader(name="extensions", read=lambda: _extensions(world.at(chosen)), limit_s=_EXTENSIONS_LIMIT_S))
     return readers
 
 
 def _extensions(environment: Path) -> Any:  # noqa: ANN401 - as all readers
-    from envbuilder.facts.extensions import read_extensions  # noqa: PLC0415 - imported in the reader's own thread
+    from envbuilder.facts import elsewhere  # noqa: PLC0415 - imported in the reader's own thread
 
-    return read_extensions(environment)
+    return elsewhere.extensions(environment)
 
 
-def read_all(readers: Iterable[Reader]) -> tuple[dict[str, Any], tuple[Reading, ...]]:
+def read_all(readers: Iterable[Reader], meanwhile: Callable[[], None] | None = None) -> tuple[dict[str, Any], tuple[Reading, ...]]:
     """Run the readers side by side; return what they gave, and how each fared.
 
     A thread that hangs in the kernel (a dead network mount, a wedged driver) cannot be ended: it is a daemon, left
@@ -115,6 +116,8 @@ def read_all(readers: Iterable[Reader]) -> tuple[dict[str, Any], tuple[Reading, 
         work = _Work(reader)
         work.thread.start()
         running.append(work)
+    if meanwhile is not None:
+        meanwhile()
     readings = []
     for work in running:
         work.thread.join(max(0.0, started + work.reader.limit_s - time.monotonic()))

@@ -74,6 +74,8 @@ def _toolkit_release(world: World, path: str) -> str:
         return ".".join(version.split(".")[:2])
     if match := re.search(r"CUDA Version (\d+\.\d+)", world.line(f"{path}/version.txt")):
         return match[1]
+    if match := re.search(r"^#define CUDA_VERSION (\d+)", world.text(f"{path}/include/cuda.h", limit=1 << 16), re.MULTILINE):
+        return f"{int(match[1]) // 1000}.{int(match[1]) % 1000 // 10}"
     return cuda_release_of(world.at(f"{path}/bin/nvcc"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -246,14 +247,18 @@ def _requirements(s: Snapshot) -> Iterator[tuple[Distribution, str, str, str]]:
 
 def _holds(marker: str, s: Snapshot) -> bool:
     """Whether a marker holds there: for the environment's Python and machine, not for this process's."""
+    python = _env(s).interpreter
+    return _evaluated(marker.strip(), python.version if python else "3.12", expected_arch(s) or "x86_64")
+
+
+@functools.cache
+def _evaluated(marker: str, python: str, machine: str) -> bool:
     from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName  # noqa: PLC0415 - only where there are markers
 
-    python = _env(s).interpreter
-    version = python.version if python else "3.12"
     values = {
-        "python_version": ".".join(version.split(".")[:2]),
-        "python_full_version": version,
-        "platform_machine": expected_arch(s) or "x86_64",
+        "python_version": ".".join(python.split(".")[:2]),
+        "python_full_version": python,
+        "platform_machine": machine,
         "sys_platform": "linux",
         "platform_system": "Linux",
         "os_name": "posix",
@@ -262,7 +267,7 @@ def _holds(marker: str, s: Snapshot) -> bool:
         "extra": "",
     }
     try:
-        return Marker(marker.strip()).evaluate(values)
+        return Marker(marker).evaluate(values)
     except (InvalidMarker, UndefinedEnvironmentName, ValueError):
         return False
 

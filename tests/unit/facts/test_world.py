@@ -1,0 +1,138 @@
+"""The world: links stay inside their root, reads are bounded, readers that fail or hang are facts, secrets go."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envbuilder.facts import machine, redact, snapshot, toolchain
+from envbuilder.facts.kernel_log import read_kernel_log
+from envbuilder.facts.world import World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def world(root: Path, **variables: str) -> World:
+    return World(root=root, variables=variables, directory=root, uid=1000, gids=(1000,))
+
+
+def test_links_of_a_simulated_machine_stay_inside(tmp_path: Path) -> None:
+    (tmp_path / "usr/local/cuda-13.0").mkdir(parents=True)
+    (tmp_path / "usr/local/cuda-13.0/version.txt").write_text("CUDA Version 13.0.88")
+    (tmp_path / "usr/local/cuda").symlink_to("/usr/local/cuda-13.0")
+    (tmp_path / "out").symlink_to("../../../../etc/passwd")
+    assert world(tmp_path).text("/usr/local/cuda/version.txt") == "CUDA Version 13.0.88"
+    assert world(tmp_path).at("/out") == tmp_path / "etc/passwd"
+    assert world(tmp_path).text("/out") == ""
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("/b")
+    (tmp_path / "b").symlink_to("/a")
+    assert world(tmp_path).text("/a") == ""
+
+
+def test_reads_are_bounded_and_pipes_do_not_block(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(b"x" * 100_000)
+    os.mkfifo(tmp_path / "pipe")
+    assert len(world(tmp_path).data("/big", limit=1000)) == 1000
+    assert world(tmp_path).data("/pipe") == b""
+
+
+def test_a_reader_that_fails_is_a_fact_and_the_others_go_on() -> None:
+    def broken() -> None:
+        raise PermissionError(13, "Permission denied", "/proc/1/environ")
+
+    values, readings = snapshot.read_all([snapshot.Reader(name="a", read=broken), snapshot.Reader(name="b", read=lambda: 7)])
+    assert values == {"b": 7}
+    assert [(reading.name, reading.status) for reading in readings] == [("a", "failed"), ("b", "ok")]
+    assert "Permission denied" in readings[0].error
+
+
+def test_a_reader_that_hangs_is_left_behind_in_time() -> None:
+    """A dead network mount blocks its reader in the kernel: nothing can end it, and nobody may wait for it."""
+    release = threading.Event()
+    values, readings = snapshot.read_all(
+        [snapshot.Reader(name="hangs", read=release.wait, limit_s=0.1), snapshot.Reader(name="b", read=lambda: 7)]
+    )
+    release.set()
+    assert values == {"b": 7}
+    assert readings[0].status == "timeout"
+
+
+def test_a_machine_without_anything_is_read_without_an_error(tmp_path: Path) -> None:
+    taken = snapshot.take(world(tmp_path))
+    assert taken.machine == "cpu"
+    assert {reading.name for reading in taken.readers if reading.status != "ok"} == {"memory"}
+
+
+def test_unclean_boots_are_counted_from_wtmp(tmp_path: Path) -> None:
+    record = struct.Struct("hi32s4s32s256shhiii16s20s")
+
+    def entry(kind: int, user: bytes) -> bytes:
+        return record.pack(kind, 0, b"~", b"~~", user, b"", 0, 0, 0, 0, 0, b"", b"")
+
+    boot, down = entry(2, b"reboot"), entry(1, b"shutdown")
+    (tmp_path / "var/log").mkdir(parents=True)
+    (tmp_path / "var/log/wtmp").write_bytes(boot + down + boot + entry(7, b"alice") + boot + down + boot)
+    host = machine.read_host(world(tmp_path))
+    assert (host.boots, host.unclean_boots) == (3, 1)
+
+
+def test_the_kernel_log_is_that_of_this_boot_without_time_and_host(tmp_path: Path) -> None:
+    (tmp_path / "var/log").mkdir(parents=True)
+    (tmp_path / "var/log/kern.log").write_text(
+        "2026-11-20T09:00:00.1+00:00 spark-7 kernel: NVRM: Xid (PCI:000f:01:00): 79, old boot\n"
+        "2026-11-20T10:00:00.1+00:00 spark-7 kernel: [    0.000000] Linux version 6.17.0\n"
+        "Nov 20 10:00:05 spark-7 kernel: [    5.1] NVRM: Xid (PCI:000f:01:00): 31, this boot\nNov 20 10:00:05 spark-7 kernel: [ 6.0] usb 1-1: boring\n"
+    )
+    log = read_kernel_log(world(tmp_path))
+    assert log is not None
+    assert log.lines == ("NVRM: Xid (PCI:000f:01:00): 31, this boot",)
+
+
+def test_only_variables_that_matter_are_kept_and_of_secrets_only_that_they_are_set(tmp_path: Path) -> None:
+    kept = toolchain.read_variables(
+        world(tmp_path, HF_TOKEN="hf_abcdefghijklmnop", MAX_JOBS="4", LS_COLORS="x", UV_INDEX_CU_PASSWORD="p", HOME="/home/alice")
+    )
+    assert kept == {"HF_TOKEN": "<set>", "MAX_JOBS": "4", "UV_INDEX_CU_PASSWORD": "<set>"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("HF_TOKEN=hf_abcdefghijklmnop", "HF_TOKEN=<token>"),
+        ("https://bob:s3cret@index.example/x", "https://<credentials>@index.example/x"),
+        ("/home/alice/.venv/bin", "/home/<user>/.venv/bin"),
+        ("connected to 10.1.2.3:8000", "connected to <address>:8000"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("nvidia-cublas 13.1.0.3", "nvidia-cublas 13.1.0.3"),
+        ("nvidia-cudnn-cu13==9.19.0.56", "nvidia-cudnn-cu13==9.19.0.56"),
+        ("GPU-0c1f2e3d-1111-2222-3333-444455556666", "<gpu-uuid>"),
+        ("link 48:b0:2d:11:22:33 up", "link <mac> up"),
+        ('DGX_SERIAL_NUMBER="1983625000123"', 'DGX_SERIAL_NUMBER="<serial>"'),
+        ("Authorization: Bearer abcdef123456", "Authorization: Bearer <secret>"),
+        ("000f:01:00.0", "000f:01:00.0"),
+        ("driver 580.95.05 kernel 6.17.0-1032-nvidia", "driver 580.95.05 kernel 6.17.0-1032-nvidia"),
+    ],
+)
+def test_what_names_someone_goes_and_versions_stay(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/root")
+    assert redact.text(text) == expected
+
+
+@given(st.text(max_size=300))
+def test_redacting_twice_changes_nothing_more(text: str) -> None:
+    assert redact.text(redact.text(text)) == redact.text(text)
+
+
+def test_ones_own_home_becomes_a_tilde_that_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    assert redact.text("envbuilder align --env /home/alice/.venv") == "envbuilder align --env ~/.venv"
