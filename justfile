@@ -23,6 +23,23 @@ format:
 bench-build OUT=".envbuilder/cpu":
     {{python}} bench/build.py {{OUT}}
 
+# the symbol check against pyelftools; ENV is an environment of any architecture
+bench-abi ENV:
+    {{python}} bench/abi.py {{ENV}}
+
+# GPU code against cuobjdump; ENV holds vllm/
+bench-gpu-code ENV CUOBJDUMP:
+    {{python}} bench/gpu_code.py {{ENV}} {{CUOBJDUMP}}
+
+# mutate real ELF files: no traceback, no hang, no flood (PATHS: files or folders; default: this machine's libraries)
+fuzz-binaries CASES="20000" *PATHS:
+    PYTHONPATH=. {{python}} tests/fuzz/binaries.py --cases {{CASES}} {{PATHS}}
+
+# the map of vLLM and torch releases, from the package index (minutes, some 20 GB over the network), and its picture
+atlas:
+    bin/envbuilder atlas update
+    bin/envbuilder atlas picture docs/atlas.svg
+
 # resolve every lock again from the index (needs the network)
 relock:
     for target in cpu cuda dgx-spark; do bin/envbuilder lock --target $target; done

@@ -27,6 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     update = actions.add_parser("update", help="read what is new on the index, and write the atlas")
     update.add_argument("--work", type=Path, help="where facts of single wheels are kept (default: in envbuilder's cache)")
     update.add_argument("--out", type=Path, help="the file to write (default: the one in this checkout)")
+    update.add_argument(
+        "--verified",
+        metavar="WHEEL=TORCH",
+        action="append",
+        default=[],
+        help="a pair that the real loader judged the same: a file name, a build",
+    )
     show = actions.add_parser("show", help="print the grid of releases")
     show.add_argument("--machine", default="aarch64", help="aarch64 (default) or x86_64")
     picture = actions.add_parser("picture", help="draw the grid")
@@ -65,7 +72,8 @@ def _update(args: argparse.Namespace, console: Console) -> None:
     wanted = atlas_update.find_wheels(session, [place.location for place in settings.all_indexes], oldest=_OLDEST)
     facts = atlas_update.read_all(wanted, session, work=work, console=console)
     made = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    known = atlas_update.verified_of(out)
+    pairs = [atlas.Verified(wheel=wheel, torch=torch) for wheel, _, torch in (text.partition("=") for text in args.verified)]
+    known = tuple(dict.fromkeys((*atlas_update.verified_of(out), *pairs)))
     data = canonical_json(atlas.build(facts, made=made, verified=known).as_json())
     write_atomic(out, data.replace(b'},{"', b'},\n{"').replace(b'","', b'",\n"') + b"\n")
     console.line(f"wrote {out}: {len(facts)} wheels, {human_size(out.stat().st_size)}")
