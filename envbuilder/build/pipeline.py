@@ -63,6 +63,12 @@ class _Pipeline:
         self._abi()
         smoke = SmokeStages(plan=self.plan, chain=self.chain, console=self.console).run()
         self._manifest(in_manifest(smoke))
+        self._images()
+
+    def _images(self) -> None:
+        from envbuilder.build.image_stage import ImageStage  # noqa: PLC0415 - what it needs is not loaded for --no-image
+
+        ImageStage(plan=self.plan, chain=self.chain, console=self.console).run()
 
     # -- the environments ----------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ class Plan:
     offline: bool
     smoke: bool
     wheels: Mapping[EnvironmentName, tuple[LockedWheel, ...]]
+    lock_folder: Path
+    images: bool = True
     vllm: Literal["source", "published"] = "published"
     tools: tuple[LockedWheel, ...] = ()  # of a source build, for the machine that builds
     jobs: int | None = None  # at once, in a source build; None: one for each core
@@ -54,6 +56,7 @@ def make_plan(
     store: Store,
     offline: bool,
     smoke: bool,
+    images: bool = True,
     vllm: str | None = None,
     jobs: int | None = None,
     verify: bool = False,
@@ -65,7 +68,8 @@ def make_plan(
     if platform.system() != "Linux":
         raise ConfigurationError("envbuilder builds on Linux only", why=f"This is {platform.system()}.")
     name, release = target.release(release_name)
-    lock = read_lock(lock_folder(target_file, target, name))
+    folder = lock_folder(target_file, target, name)
+    lock = read_lock(folder)
     if lock.intent != intent_of(target, release):
         raise LockError(
             f"the lock of {target.name} {name} is stale",
@@ -90,6 +94,8 @@ def make_plan(
         wheels={
             environment: lock.wheels(environment, interpreter.version, interpreter.machine) for environment, _ in release.environments()
         },
+        lock_folder=folder,
+        images=images,
         vllm=way,
         tools=lock.build_wheels(platform.python_version(), builder_machine()) if way == "source" else (),
         jobs=jobs,

@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--offline", action="store_true", help="use only files of this machine: the store, and folders named in your settings"
     )
     parser.add_argument("--no-smoke", action="store_true", help="do not quantize, serve and decode; the report says that it was not run")
+    parser.add_argument("--no-image", action="store_true", help="do not write the images; the report says that it was not done")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         store=Store(default_root()),
         offline=args.offline,
         smoke=not args.no_smoke,
+        images=not args.no_image,
         vllm=args.vllm,
         jobs=args.jobs,
         verify=args.verify,

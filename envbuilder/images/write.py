@@ -28,7 +28,7 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """An image that lies in the layout. `made` are the names of its layers that were not in the store before."""
+    """An image that lies in the layout. `made` are the digests of its layers that were not in the store before."""
 
     name: ImageName
     descriptor: Descriptor
@@ -95,7 +95,7 @@ def _write(
         name=image,
         descriptor=layout.add_bytes(MANIFEST_TYPE, canonical_json(manifest)),
         layers=tuple((name, blob) for name, blob, _ in chosen),
-        made=tuple(name for name, _, made in chosen if made),
+        made=tuple(blob.digest for _, blob, made in chosen if made),
     )
 
 

@@ -1,0 +1,193 @@
+"""The last stage of a build: its images, their bill of materials and their provenance, written into the output folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envbuilder.build.image_inputs import ImageSource, lock_files, make_inputs, prove, python_of, settings_of
+from envbuilder.build.stages import Stage
+from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
+from envbuilder.facts.site_packages import find_site
+from envbuilder.files import human_size, remove_tree, sha256_file, write_json
+from envbuilder.images.layers import LayerStore
+from envbuilder.images.oci import Layout as ImageLayout
+from envbuilder.images.provenance import signed, statement
+from envbuilder.images.sbom import sbom
+from envbuilder.images.write import write_images
+from envbuilder.locking.model import read_lock
+from envbuilder.store.settings import read_settings
+from envbuilder.targets.catalogue import find_target, lock_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from envbuilder.build.plan import Plan
+    from envbuilder.build.stages import Chain, Result
+    from envbuilder.console import Console, Step
+    from envbuilder.images.inputs import Inputs
+    from envbuilder.images.write import Written
+    from envbuilder.layout import Layout
+    from envbuilder.store.cache import Store
+    from envbuilder.targets.model import Machine
+
+NAME = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStage:
+    """Writes the images of a plan, unless they are there, or are not wanted."""
+
+    plan: Plan
+    chain: Chain
+    console: Console
+
+    def run(self) -> None:
+        plan = self.plan
+        if not plan.images:
+            self.chain.skip(NAME, "--no-image was given")
+            return
+        if plan.target.images is None:
+            self.chain.skip(NAME, f"target {plan.target.name} says nothing of images")
+            return
+        source = self._source()
+
+        def run(step: Step) -> Result:
+            written = make_images(source, plan.layout, self.console)
+            made = len({digest for image in written for digest in image.made})
+            largest = max(written, key=lambda image: image.size)
+            step.detail = f"{', '.join(image.name for image in written)}; up to {human_size(largest.size)}, {made} layers new"
+            return {"images": {image.name: image.descriptor.digest for image in written}}
+
+        def intact(result: Result) -> bool:
+            try:
+                found = {image.name: image.descriptor.digest for image in images_of(plan.layout).images()}
+            except EnvbuilderError:
+                return False
+            return found == result["images"] and provenance_of(plan.layout).is_file() and sbom_of(plan.layout).is_file()
+
+        inputs = {
+            "lock": plan.lock.digest,
+            "images": settings_of(source).model_dump(mode="json"),
+            "release": [plan.release_name, plan.release.model_dump(mode="json")],
+            "own": sorted(path.name for path in source.own_wheels),
+        }
+        self.chain.run(Stage(name=NAME, inputs=inputs, after=("gates", "abi"), run=run, intact=intact))
+
+    def _source(self) -> ImageSource:
+        plan = self.plan
+        known = plan.lock.hashes()
+        own = {wheel.file.sha256: wheel.file for wheels in plan.wheels.values() for wheel in wheels if wheel.file.sha256 not in known}
+        return ImageSource(
+            target=plan.target,
+            release_name=plan.release_name,
+            release=plan.release,
+            lock=plan.lock,
+            lock_files=lock_files(plan.lock_folder),
+            machine=plan.interpreter.machine,
+            store=plan.store,
+            settings=plan.settings,
+            console=self.console,
+            offline=plan.offline,
+            own_wheels=tuple(plan.store.path(file.sha256, file.filename) for file in own.values()),
+        )
+
+
+def images_of(layout: Layout) -> ImageLayout:
+    return ImageLayout(layout.out / "image")
+
+
+def sbom_of(layout: Layout) -> Path:
+    return layout.out / "sbom.cdx.json"
+
+
+def provenance_of(layout: Layout) -> Path:
+    return layout.out / "provenance.json"
+
+
+def make_images(source: ImageSource, layout: Layout, console: Console) -> list[Written]:
+    """Prove what goes into the images, write them, and what is to be said of them beside them."""
+    scratch = layout.scratch
+    try:
+        proofs = prove(source, fitting_sites(source, layout), scratch)
+    finally:
+        for name, _ in source.release.environments():
+            remove_tree(scratch / f"image-{name}")
+    inputs = make_inputs(source, proofs)
+    written = write_images(inputs, layers=LayerStore(source.store.root), layout=images_of(layout), console=console)
+    write_papers(inputs, written, layout)
+    return written
+
+
+def fitting_sites(source: ImageSource, layout: Layout) -> dict[str, Path]:
+    """Return the built environments that have the image's Python, and so the very same files."""
+    python = settings_of(source).python
+    sites = {name: find_site(layout.environment(name)) for name, _ in source.release.environments()}
+    return {name: site for name, site in sites.items() if site and python_of(site) == python}
+
+
+def write_papers(inputs: Inputs, written: Sequence[Written], layout: Layout) -> None:
+    """Write the bill of materials of all images together, and the statement on where they come from."""
+    wheels = {it.sha256: it for environment in inputs.environments.values() for it in environment.wheels}
+    write_json(sbom_of(layout), sbom(f"{inputs.target}-{inputs.release}", wheels.values(), inputs.packages, inputs.parts))
+    subjects = {f"image/{image.name}": image.descriptor.digest.removeprefix("sha256:") for image in written}
+    write_json(provenance_of(layout), statement(inputs, {**subjects, "sbom.cdx.json": sha256_file(sbom_of(layout))}))
+
+
+def sign(layout: Layout, key: Path) -> Path:
+    """Sign the provenance; return the envelope's path."""
+    goal = layout.out / "provenance.dsse.json"
+    write_json(goal, signed(json.loads(provenance_of(layout).read_bytes()), key))
+    return goal
+
+
+def source_of_build(layout: Layout, *, store: Store, console: Console, offline: bool) -> ImageSource:
+    """Return the source of a finished build's images, from its manifest. Raises UsageError where there is no build."""
+    manifest = read_manifest(layout)
+    try:
+        target, path = find_target(manifest["target"])
+        name, release = target.release(manifest["release"])
+        machine: Machine = manifest["platform"].removeprefix("linux/")
+        rows: list[dict[str, Any]] = [row for it in manifest["environments"].values() for row in it["distributions"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{layout.manifest} is not a build's manifest", why=f"{type(error).__name__}: {error}") from error
+    folder = lock_folder(path, target, name)
+    lock = read_lock(folder)
+    if manifest.get("lock") != f"sha256:{lock.digest}":
+        raise ConfigurationError(
+            f"{layout.out} was built from another lock",
+            why=f"It says {manifest.get('lock')}; the lock here is sha256:{lock.digest}.",
+            next="Run `envbuilder build` again.",
+        )
+    known = lock.hashes()
+    own = {row["sha256"]: row["file"] for row in rows if row["sha256"] not in known}
+    return ImageSource(
+        target=target,
+        release_name=name,
+        release=release,
+        lock=lock,
+        lock_files=lock_files(folder),
+        machine=machine,
+        store=store,
+        settings=read_settings(),
+        console=console,
+        offline=offline,
+        own_wheels=tuple(_own(layout, store, value, filename) for value, filename in own.items()),
+    )
+
+
+def read_manifest(layout: Layout) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(layout.manifest.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{layout.out} holds no finished build", why=f"{layout.manifest.name}: {error}", next="Run `envbuilder build` first."
+        ) from error
+    return manifest
+
+
+def _own(layout: Layout, store: Store, sha256: str, filename: str) -> Path:
+    path = layout.out / "wheels" / filename
+    return path if path.is_file() else store.path(sha256, filename)

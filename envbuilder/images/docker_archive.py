@@ -1,0 +1,67 @@
+"""An image as `docker load` takes it on every engine: layers unpacked, in one tar that is written as it is read.
+
+Engines before 25 know neither OCI layouts nor zstd; the image is the same one, by the id that Docker gives it, which is the
+digest of its configuration.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from typing import IO, TYPE_CHECKING, Any
+
+import zstandard
+
+from envbuilder.images.tree import EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envbuilder.images.oci import Image, Layout
+
+_BUFFER = 1 << 20
+
+
+def write_docker_archive(layout: Layout, image: Image, tags: Iterable[str], goal: IO[bytes]) -> None:
+    """Write an image of a layout to a stream. A layer's length comes first in a tar, so each is unpacked twice."""
+    config = image.blobs[0]
+    names = [f"{descriptor.digest.removeprefix('sha256:')}.tar" for descriptor in image.layers]
+    config_name = f"{config.digest.removeprefix('sha256:')}.json"
+    listed = [{"Config": config_name, "RepoTags": list(tags), "Layers": names}]
+    with tarfile.open(fileobj=goal, mode="w|", bufsize=_BUFFER, copybufsize=_BUFFER) as archive:  # type: ignore[call-overload]
+        for name, descriptor in dict(zip(names, image.layers, strict=True)).items():
+            path = layout.blob(descriptor.digest)
+            with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as counted:
+                size = _length(counted)
+            with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as unpacked:
+                archive.addfile(_header(name, size), _Exactly(unpacked))
+        for name, payload in ((config_name, layout.blob(config.digest).read_bytes()), ("manifest.json", json.dumps(listed).encode())):
+            archive.addfile(_header(name, len(payload)), io.BytesIO(payload))
+
+
+def _length(reader: Any) -> int:  # noqa: ANN401 - zstandard's reader has no type that says so
+    size = 0
+    while chunk := reader.read(_BUFFER):
+        size += len(chunk)
+    return size
+
+
+class _Exactly:
+    """tarfile takes a short read for the end of a file; a decompressor may give less than was asked for."""
+
+    def __init__(self, source: Any) -> None:  # noqa: ANN401 - zstandard's reader has no type that says so
+        self._source = source
+
+    def read(self, size: int) -> bytes:
+        parts = []
+        while size and (chunk := self._source.read(size)):
+            parts.append(chunk)
+            size -= len(chunk)
+        return b"".join(parts)
+
+
+def _header(name: str, size: int) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.size, header.mtime, header.mode = size, EPOCH, 0o644
+    return header

@@ -1,0 +1,123 @@
+"""Where images come from: an in-toto statement with the SLSA predicate, signed when a key is given.
+
+The statement has no time in it: the same inputs give the same statement. A signature is a DSSE envelope around it, with
+an Ed25519 key (RFC 8032, whose signatures are the same every time as well).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from envbuilder import __version__
+from envbuilder.errors import ConfigurationError, VerificationError
+from envbuilder.files import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from envbuilder.images.inputs import Inputs
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+PAYLOAD = "application/vnd.in-toto+json"
+_BUILD_TYPE = "urn:envbuilder:image:1"
+
+
+def statement(inputs: Inputs, subjects: Mapping[str, str]) -> dict[str, Any]:
+    """Return the statement on `subjects` ({name: sha256 in hex}): what they were made from, by what, with which parameters."""
+    wheels = {it.sha256: it for environment in inputs.environments.values() for it in environment.wheels}
+    dependencies = [
+        *(
+            {"name": f"pkg:pypi/{it.name}@{it.version}", "digest": {"sha256": it.sha256}, "annotations": {"file": it.filename}}
+            for it in wheels.values()
+        ),
+        *(
+            {"name": f"pkg:deb/debian/{it.locked.name}@{it.locked.version}", "digest": {"sha256": it.locked.sha256}}
+            for it in inputs.packages
+        ),
+    ]
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": value}} for name, value in sorted(subjects.items())],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": _BUILD_TYPE,
+                "externalParameters": {
+                    "target": inputs.target,
+                    "release": inputs.release,
+                    "platform": inputs.platform,
+                    "python": inputs.python,
+                },
+                "internalParameters": {
+                    "lock": f"sha256:{inputs.lock}",
+                    "compression": ["zstd", inputs.compression.level, inputs.compression.library],
+                },
+                "resolvedDependencies": sorted(dependencies, key=lambda it: str(it["name"])),
+            },
+            "runDetails": {"builder": {"id": _BUILD_TYPE, "version": {"envbuilder": __version__}}},
+        },
+    }
+
+
+def signed(document: Mapping[str, Any], key: Path) -> dict[str, Any]:
+    """Return a DSSE envelope around a document. Raises ConfigurationError for a key that is none of ours."""
+    try:
+        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _no_key(key, "private", str(error)) from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise _no_key(key, "private", f"It is a {type(private).__name__}.")
+    payload = canonical_json(document)
+    return {
+        "payloadType": PAYLOAD,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": "", "sig": base64.b64encode(private.sign(_encoded(payload))).decode()}],
+    }
+
+
+def opened(envelope: Mapping[str, Any], key: Path) -> dict[str, Any]:
+    """Return the document in an envelope, if that key signed it. Raises VerificationError or ConfigurationError."""
+    try:
+        public = serialization.load_pem_public_key(key.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise _no_key(key, "public", str(error)) from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise _no_key(key, "public", f"It is a {type(public).__name__}.")
+    try:
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signatures: Sequence[bytes] = [base64.b64decode(it["sig"]) for it in envelope["signatures"]]
+        if envelope["payloadType"] != PAYLOAD or not any(_verifies(public, it, payload) for it in signatures):
+            raise VerificationError("the provenance is not signed by that key", next="Ask who published the image for the right key.")
+        document: dict[str, Any] = json.loads(payload)
+    except (KeyError, TypeError, ValueError) as error:
+        raise VerificationError("the signed provenance cannot be read", why=f"{type(error).__name__}: {error}") from error
+    return document
+
+
+def _verifies(public: Ed25519PublicKey, signature: bytes, payload: bytes) -> bool:
+    try:
+        public.verify(signature, _encoded(payload))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _encoded(payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed says its own kind and length."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
+
+
+def _no_key(path: Path, kind: str, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path} is no {kind} Ed25519 key",
+        why=why,
+        next="Make a pair: `openssl genpkey -algorithm ed25519 -out key.pem`, then `openssl pkey -in key.pem -pubout -out key.pub`.",
+    )

@@ -1,0 +1,211 @@
+"""Checking images: whether their bytes are what their digests say, and their files what their lock gives.
+
+The second does not trust the image. The lock inside it is proved whole, everything is fetched by the hashes it names,
+every layer's tree is made anew and compared entry by entry; the first file that differs is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import IO, TYPE_CHECKING, Any
+
+import zstandard
+
+from envbuilder.errors import VerificationError
+from envbuilder.images.layers import tar_header
+from envbuilder.images.recipe import OWN, layers_of
+from envbuilder.images.tree import Entry, Kind
+from envbuilder.images.write import configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from envbuilder.images.inputs import ImageName, Inputs
+    from envbuilder.images.layers import Layer
+    from envbuilder.images.oci import Image, Layout
+
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at: `status` is pass, fail or not-run."""
+
+    name: str
+    status: str
+    detail: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "status": self.status, "detail": self.detail}
+
+
+def check_blobs(layout: Layout, image: Image) -> Check:
+    """Hash everything that an image consists of."""
+    faults = [f"{blob.digest} {fault}" for blob in image.blobs if (fault := layout.check(blob))]
+    size = sum(blob.size for blob in image.blobs)
+    detail = "; ".join(faults) or f"{len(image.blobs)} blobs, {size} bytes"
+    return Check(name="digests", status="fail" if faults else "pass", detail=detail)
+
+
+def own_files(layout: Layout, image: Image) -> dict[str, bytes]:
+    """Return what envbuilder wrote about an image into it: {path below opt/envbuilder: content}. Raises VerificationError: not ours."""
+    found: dict[str, bytes] = {}
+    for blob in reversed(image.layers):
+        if blob.size > 64 * _BUFFER:  # our own files are small, and they are in the topmost layer
+            continue
+        try:
+            with layout.blob(blob.digest).open("rb") as packed, _members(packed) as archive:
+                for member in archive:
+                    if member.isfile() and member.name.startswith(f"{OWN}/"):
+                        content = archive.extractfile(member)
+                        found[member.name.removeprefix(f"{OWN}/")] = content.read() if content else b""
+        except (OSError, tarfile.TarError, zstandard.ZstdError):
+            continue
+        if "image.json" in found:
+            return found
+    raise VerificationError(
+        f"{image.name or image.descriptor.digest} is not an image of envbuilder",
+        why=f"No layer of it holds {OWN}/image.json.",
+        next="Name an image or a layout that `envbuilder image` wrote.",
+    )
+
+
+def check_files(layout: Layout, image: Image, inputs: Inputs, name: ImageName) -> Check:
+    """Compare an image with what its inputs give: every layer's files, then its configuration."""
+    recipe = layers_of(name, inputs)
+    if len(recipe) != len(image.layers):
+        return Check(name="files", status="fail", detail=f"{len(image.layers)} layers; its lock gives {len(recipe)}")
+    count = 0
+    for layer, descriptor, diff_id in zip(recipe, image.layers, image.config["rootfs"]["diff_ids"], strict=True):
+        compared = _Comparison(layer, layout.blob(descriptor.digest))
+        if fault := compared.run() or (
+            "" if compared.diff_id == diff_id else f"layer {layer.name!r}: its tar has the digest {compared.diff_id}"
+        ):
+            return Check(name="files", status="fail", detail=fault)
+        count += compared.entries
+    if fault := _configuration_fault(image, inputs, name):
+        return Check(name="files", status="fail", detail=fault)
+    return Check(name="files", status="pass", detail=f"{count} paths in {len(recipe)} layers are those of the lock")
+
+
+def _configuration_fault(image: Image, inputs: Inputs, name: ImageName) -> str:
+    wanted = configuration(name, inputs, [])
+    for key, value in wanted.items():
+        if key not in {"rootfs", "history"} and image.config.get(key) != value:
+            return f"its configuration: {key} is {_short(_differing(value, image.config.get(key)))}"
+    if extra := sorted(image.config.keys() - wanted.keys()):
+        return f"its configuration also has {', '.join(extra)}"
+    return ""
+
+
+def _differing(wanted: Any, found: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return {key: found.get(key) for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)}
+    return found
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 - JSON
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 120 else f"{text[:117]}…"
+
+
+# -- one layer ---------------------------------------------------------------------------------------------------
+
+
+class _Comparison:
+    """A layer as it is, beside the layer that its lock gives, entry by entry."""
+
+    def __init__(self, layer: Layer, blob: Path) -> None:
+        self._layer, self._blob = layer, blob
+        self.entries, self.diff_id = 0, ""
+
+    def run(self) -> str:
+        """Return what differs first, or nothing."""
+        at = ""
+        try:
+            with ExitStack() as stack, self._blob.open("rb") as packed:
+                hashed = _Hashed(packed)
+                expected = self._layer.make(stack)
+                with tarfile.open(fileobj=hashed, mode="r|", bufsize=_BUFFER) as archive:
+                    for wanted, member in zip_longest(expected.values(), archive):
+                        at = wanted.path if wanted else member.name
+                        if fault := self._compare(wanted, member, archive, expected):
+                            return fault
+                        self.entries += 1
+                self.diff_id = hashed.digest()
+        except (OSError, EOFError, tarfile.TarError, zstandard.ZstdError) as error:
+            return (
+                f"/{at}: layer {self._layer.name!r} cannot be read on from here ({error})" if at else f"layer {self._layer.name!r}: {error}"
+            )
+        return ""
+
+    def _compare(
+        self, wanted: Entry | None, member: tarfile.TarInfo | None, archive: tarfile.TarFile, expected: Mapping[str, Entry]
+    ) -> str:
+        if member is not None and member.name not in expected:
+            return f"/{member.name} is in the image and not in its lock"
+        if wanted is not None and (member is None or member.name != wanted.path):
+            return f"/{wanted.path} is in the lock and not in the image"
+        assert wanted is not None  # noqa: S101 - zip_longest gives at least one of the two, and `expected` has no path twice
+        assert member is not None  # noqa: S101 - see above
+        if fault := _header_fault(wanted, member):
+            return f"/{wanted.path}: {fault}"
+        if wanted.kind is Kind.FILE:
+            content = archive.extractfile(member)
+            assert content is not None  # noqa: S101 - it is a file
+            with wanted.open() as stream:
+                if not _equal(stream, content):
+                    return f"/{wanted.path}: its {wanted.size} bytes are not those of the lock"
+        return ""
+
+
+def _header_fault(wanted: Entry, member: tarfile.TarInfo) -> str:
+    header = tar_header(wanted)
+    for name in ("type", "mode", "uid", "gid", "size", "linkname", "mtime"):
+        one, other = getattr(header, name), getattr(member, name)
+        if one != other:
+            shown = (f"{one:o}", f"{other:o}") if name == "mode" else (one, other)
+            return f"its {name} is {shown[1]!r}, in the lock {shown[0]!r}"
+    return ""
+
+
+def _equal(one: IO[bytes], other: IO[bytes]) -> bool:
+    while True:
+        first, second = one.read(_BUFFER), other.read(_BUFFER)
+        if first != second:
+            return False
+        if not first:
+            return True
+
+
+def _members(packed: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=_Hashed(packed), mode="r|", bufsize=_BUFFER)
+
+
+class _Hashed(io.RawIOBase):
+    """A compressed layer, read unpacked and hashed on the way."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._reader = zstandard.ZstdDecompressor().stream_reader(packed, read_size=_BUFFER)
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._reader.read(size)
+        self._hash.update(data)
+        return data
+
+    def digest(self) -> str:
+        for _ in self._rest():
+            pass
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _rest(self) -> Iterator[bytes]:
+        while chunk := self.read(_BUFFER):
+            yield chunk
