@@ -135,10 +135,14 @@ def _pins(files: Mapping[str, bytes]) -> Iterator[Pin]:
         for name, body in _CALL.findall(text):
             words = dict(re.findall(r"\b(GIT_REPOSITORY|GIT_TAG)\s+(\S+)", body))
             if "GIT_REPOSITORY" in words and "GIT_TAG" in words:
-                variable = re.fullmatch(r"\$\{(\w+)\}", words["GIT_TAG"])
-                revision = str(variables.get(variable[1], words["GIT_TAG"]) if variable else words["GIT_TAG"])
-                repository = "/".join(words["GIT_REPOSITORY"].removesuffix(".git").split("/")[-2:])
+                revision, repository = (_resolved(words[key], variables) for key in ("GIT_TAG", "GIT_REPOSITORY"))
+                repository = "/".join(repository.removesuffix(".git").split("/")[-2:])
                 yield Pin(name=name, repository=repository, revision=revision)
+
+
+def _resolved(word: str, variables: Mapping[str, str]) -> str:
+    variable = re.fullmatch(r"\$\{(\w+)\}", word)
+    return variables.get(variable[1], word) if variable else word
 
 
 def require_pin(pins: Iterable[Pin], name: str, revision: str) -> None:

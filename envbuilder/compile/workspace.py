@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,24 +62,23 @@ class Workspace:
         cuda_tools = {name: path for name, path in inputs.tools.items() if name.startswith("nvidia-") and name != "nvidia-cutlass"}
         cuda_libraries = {name: inputs.libraries[name] for name in spec.cuda}
         source = edited(read_sdist(inputs.sdist, prefixes=COMPILED), spec.edits)
-        self._part("tools", [*map(str, tool_wheels.values())], lambda path: _unpack_tools(path, tool_wheels))
+        self._part("tools", _hashes(tool_wheels), lambda path: _unpack_tools(path, tool_wheels))
         self._part(
             "cuda",
-            [*map(str, cuda_tools.values()), *map(str, cuda_libraries.values()), compilers.identity],
+            [_hashes(cuda_tools), _hashes(cuda_libraries), compilers.identity],
             lambda path: make_cuda_home(path, tools=cuda_tools, libraries=cuda_libraries, compilers=compilers),
         )
-        self._part("torch", [str(inputs.libraries["torch"])], lambda path: _unpack_torch(path, inputs.libraries["torch"]))
-        self._part(
-            "deps", [[tree.model_dump() for tree in spec.trees], *map(str, inputs.tools.values())], lambda path: _unpack_trees(path, inputs)
-        )
-        self._part(
-            "python", [str(inputs.libraries["torch"]), str(inside)], lambda path: _stand_in_for_torch(path, self.root / "torch", inside)
-        )
+        torch = _hashes({"torch": inputs.libraries["torch"]})
+        self._part("torch", torch, lambda path: _unpack_torch(path, inputs.libraries["torch"]))
+        self._part("deps", [[tree.model_dump() for tree in spec.trees], _hashes(inputs.tools)], lambda path: _unpack_trees(path, inputs))
+        self._part("python", [torch, str(inside)], lambda path: _stand_in_for_torch(path, self.root / "torch", inside))
         pins = pins_of(source)
         for tree in spec.trees:
             if tree.pin:
                 require_pin(pins, tree.name, tree.pin)
         synchronize(source, self.root / "src")
+        # CMake keeps the paths it was configured with: seen from elsewhere, its folder is of no use.
+        self._part("obj", [str(inside), str(sys.base_prefix), compilers.identity, spec.arch, _hashes(inputs.tools)], lambda _: None)
         for name in ("run", "records", "tmp"):
             (self.root / name).mkdir(exist_ok=True)
         write_if_other(self.root / "toolchain.cmake", toolchain_file(compilers, cuda=inside / "cuda"))
@@ -109,6 +109,11 @@ class Workspace:
     @property
     def ninja(self) -> Path:
         return Path("tools/bin/ninja")
+
+
+def _hashes(wheels: Mapping[str, Path]) -> list[str]:
+    """Return the wheels' hashes, by which they lie in the store: the store itself may be moved."""
+    return sorted(path.parent.name for path in wheels.values())
 
 
 def write_if_other(path: Path, text: str) -> None:

@@ -101,7 +101,7 @@ def test_what_cmake_would_fetch_is_read_from_the_source_itself() -> None:
             GIT_REPOSITORY https://host.example/nvidia/cutlass.git
             # GIT_TAG old
             GIT_TAG ${CUTLASS_REVISION})""",
-        "cmake/x.cmake": b"FetchContent_Declare(mla GIT_REPOSITORY https://host.example/v/MLA GIT_TAG abc123 GIT_PROGRESS TRUE)",
+        "cmake/x.cmake": b'set(MLA_GIT "https://host.example/v/MLA")\nFetchContent_Declare(mla GIT_REPOSITORY ${MLA_GIT} GIT_TAG abc123 GIT_PROGRESS TRUE)',
         "csrc/readme.txt": b"FetchContent_Declare(no GIT_REPOSITORY a/b/c GIT_TAG d)",
     }
     assert pins_of(files) == (

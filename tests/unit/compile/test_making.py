@@ -1,0 +1,64 @@
+"""What is said before a build starts that cannot end well, and what is refused of what came out."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.build.plan import choose_vllm
+from envbuilder.compile import making
+from envbuilder.compile.making import Maker, require_native
+from envbuilder.compile.workspace import Workspace
+from envbuilder.errors import StepError, UsageError
+from envbuilder.targets.catalogue import find_target
+
+if TYPE_CHECKING:
+    from envbuilder.console import Console
+
+
+def maker(tmp_path: Path, console: Console) -> Maker:
+    nothing = SimpleNamespace()
+    return Maker(inputs=nothing, compilers=nothing, published=Path(), kept=tmp_path, jobs=1, console=console)  # type: ignore[arg-type]
+
+
+def test_too_little_disk_is_said_before_anything_starts(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "room", lambda _: 1_000_000_000)
+    with pytest.raises(StepError, match="not enough room") as error:
+        maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+    assert "1.0 GB are free" in error.value.why
+
+
+def test_too_little_memory_is_said_with_the_unit_that_needs_it(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would kill it after two minutes, without a word from the compiler."""
+    monkeypatch.setattr(making, "room", lambda _: 10**12)
+    monkeypatch.setattr(making, "total_memory", lambda: 8 << 30)
+    with pytest.raises(StepError, match="too little memory") as error:
+        maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+    assert "scaled_mm_sm120_fp8.cu alone takes 9.5 GB" in error.value.why
+    assert "8.6 GB" in error.value.why
+
+
+def test_enough_of_both_passes(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "room", lambda _: 10**12)
+    monkeypatch.setattr(making, "total_memory", lambda: 24 << 30)
+    maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+
+
+def test_host_code_alone_passes_the_check_of_gpu_code(tmp_path: Path) -> None:
+    (tmp_path / "x.c").write_text("int f(void) { return 1; }")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "x.so", tmp_path / "x.c"], check=True)
+    assert require_native({"x.so": tmp_path / "x.so"}, "12.1a").files[0].verdict == "host-only"
+
+
+def test_a_release_without_a_compile_table_is_not_built_from_source() -> None:
+    """It would build stock vLLM, which for 12.1a silently holds no sm_121a code."""
+    target, _ = find_target("dgx-spark")
+    release = target.releases["0.32.0"].model_copy(update={"compile": None})
+    with pytest.raises(UsageError, match="source"):
+        choose_vllm(release, "source")
+    assert choose_vllm(release, "published") == "published"
+    assert choose_vllm(target.releases["0.23.0"], "source") == "source"
