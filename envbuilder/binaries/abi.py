@@ -12,6 +12,7 @@ import gc
 import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.causes import causes_of, could_own_symbols, kind_of_symbol, verdict_of
@@ -34,7 +35,6 @@ from envbuilder.binaries.wheel import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from envbuilder.binaries.environment import TorchBuild
     from envbuilder.binaries.loader import Closure, Unresolved
@@ -138,7 +138,7 @@ def _check(
     asked: bool,
 ) -> AbiReport:
     machine = machine or machine_of(catalog, paths, torch)
-    checker = _Checker(paths=paths, root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
+    checker = _Checker(root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
     python = python or interpreter_of(root, paths, torch)
     skipped: list[Skipped] = []
     extensions: list[ExtensionReport] = []
@@ -174,12 +174,9 @@ def machine_of(catalog: Catalog, paths: Sequence[str], torch: TorchBuild | None)
 class _Checker:
     """Judges the extensions of one environment."""
 
-    def __init__(
-        self, *, paths: Sequence[str], root: str, catalog: Catalog, system: System, machine: str | None, torch: TorchBuild | None
-    ) -> None:
+    def __init__(self, *, root: str, catalog: Catalog, system: System, machine: str | None, torch: TorchBuild | None) -> None:
         self._root, self._catalog, self._machine, self._torch = root, catalog, machine, torch
-        overlay = f"{root}{OVERLAY_FOLDER}/"
-        stand_ins = [path for path in paths if path.startswith(overlay)]
+        stand_ins = sorted(map(str, Path(root, OVERLAY_FOLDER).glob("*")))
         process = process_with(torch, catalog, system, machine=machine, first=stand_ins) if machine else Process()
         self._loader = Loader(catalog, system, machine=machine or "", process=process)
         self._alone = Loader(catalog, system, machine=machine or "", fallback=torch.cuda_folders if torch else ())

@@ -6,6 +6,8 @@ torchvision's, and the attention packages'. `envbuilder abi` looks at everything
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,6 @@ _MOST_SYMBOLS = 5
 
 def main(environment: str) -> None:
     """Print the extensions of an environment as JSON, for the parent."""
-    import dataclasses  # noqa: PLC0415 - in the child only
     import json  # noqa: PLC0415
 
     print(json.dumps([dataclasses.asdict(extension) for extension in read_extensions(Path(environment))]))  # noqa: T201
@@ -53,9 +54,19 @@ def _system(sample: Path) -> System:
     """Return the base system that the environment will find: this machine's own, if it is of the same kind."""
     try:
         own = read_elf_path("/proc/self/exe").machine
-        return read_system(Path("/"), machine=own) if read_elf_path(sample).machine == own else DEBIAN_12
+        if read_elf_path(sample).machine != own:
+            return DEBIAN_12
+        system = read_system(Path("/"), machine=own)
     except (MalformedElfError, OSError):
         return DEBIAN_12
+    return dataclasses.replace(system, sonames=system.sonames | _libraries_here(own))
+
+
+def _libraries_here(machine: str) -> frozenset[str]:
+    """Return the names in the loader's default folders: whatever is installed there is found, be it part of a base system or not."""
+    folders = (Path(root) / f"{machine}-linux-gnu" for root in ("/lib", "/usr/lib", "/usr/local/lib"))
+    present = [folder for folder in (*folders, Path("/usr/local/lib")) if folder.is_dir()]
+    return frozenset(name for folder in present for name in os.listdir(folder) if ".so" in name)  # noqa: PTH208 - thousands of names
 
 
 def _extension(entry: ExtensionReport, report: AbiReport, site: Path, *, with_gpu: bool) -> Extension:

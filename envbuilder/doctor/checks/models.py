@@ -183,7 +183,7 @@ def gated(s: Snapshot) -> Verdict:
     value = variable(s, "HF_TOKEN") or variable(s, "HUGGING_FACE_HUB_TOKEN")
     if value:
         return ok(("HF_TOKEN", value))
-    return info(("HF_TOKEN", "neither the variable nor a token file"), note="It matters for models behind a licence.")
+    return info(("environment", "no token for the hub, in a variable or a file"), note="It matters for models behind a licence.")
 
 
 @check("EB-CKPT-003", "hf-offline-without-model", Severity.INFO, needs=("variables", "checkpoints"))
