@@ -67,7 +67,7 @@ def read_environment(world: World, path: Path) -> Environment:
         extensions=None,
         vllm_variables=_vllm_variables(first),
         vllm_models=_names(first / "vllm/model_executor/models", "gemma4*.py"),
-        vllm_rust=any(True for _ in first.glob("vllm/_rust*.so")) or any(True for _ in place.glob("bin/vllm-rs")),
+        vllm_rust=any(True for _ in first.glob("vllm/_rust*.so")) or (first / "vllm/vllm-rs").exists(),
         model_types=_names(first / "transformers/models", "*/"),
         jit_cache=_jit_cache(world),
         lock=_lock(place),

@@ -7,9 +7,11 @@ and put where real ones stand, so that tests see whether they leak.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import struct
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,7 +189,7 @@ class Builder:
             else f"-D{name}={value}{'ULL' if name in {'MEMORY', 'THROTTLE', 'PROCESS_BYTES'} else ''}"
             for name, value in answers.items()
         ]
-        subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-O1", *defines, "-o", goal, _HERE / "nvml.c"], check=True)
+        goal.write_bytes(_compiled(tuple(defines)))
         return self
 
     def toolkit(self, release: str, *, default: bool = False) -> Builder:
@@ -247,6 +249,15 @@ class Builder:
         return self.file(
             f"{site}/triton/backends/nvidia/bin/ptxas", b"\0" * 5000 + b"Cuda compilation tools, release 12.9, V12.9.86\0"
         ).file(f"{site}/triton/backends/nvidia/bin/ptxas-blackwell", b"\0" * 99 + b"Cuda compilation tools, release 13.0, V13.0.88\0")
+
+
+@functools.cache
+def _compiled(defines: tuple[str, ...]) -> bytes:
+    """Compile the library once for each set of answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        goal = Path(folder) / "libnvidia-ml.so.1"
+        subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-O1", *defines, "-o", goal, _HERE / "nvml.c"], check=True)
+        return goal.read_bytes()
 
 
 def spark(

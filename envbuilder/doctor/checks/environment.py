@@ -27,6 +27,10 @@ def _env(s: Snapshot) -> Environment:
     return s.environment
 
 
+def _for_elsewhere(s: Snapshot) -> bool:
+    return s.host is not None and expected_arch(s) not in {"", s.host.arch}
+
+
 @check("EB-ENV-001", "not-an-environment", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-003",))
 def not_an_environment(s: Snapshot) -> Verdict:
     env = _env(s)
@@ -42,6 +46,8 @@ def home_gone(s: Snapshot) -> Verdict:
     python = _env(s).interpreter
     if python is None or not python.home:
         return skip("no virtual environment")
+    if _for_elsewhere(s):
+        return skip("the environment is for another machine: its Python is in that machine's system")
     if python.home_exists:
         return ok(("pyvenv.cfg", f"home = {python.home}"))
     return fail(
@@ -54,6 +60,8 @@ def broken_interpreter(s: Snapshot) -> Verdict:
     python = _env(s).interpreter
     if python is None or not _env(s).valid or _env(s).path in _env(s).site_packages:
         return skip("no interpreter of its own")
+    if _for_elsewhere(s):
+        return skip("the environment is for another machine: its Python is in that machine's system")
     if python.exists:
         return ok((python.path, python.version))
     return fail((python.path, "leads nowhere"), expected="a Python interpreter")

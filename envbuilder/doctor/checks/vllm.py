@@ -127,7 +127,7 @@ def rust_skipped(s: Snapshot) -> Verdict:
         return skip("no vLLM with optional Rust parts")
     if env.vllm_rust or any("_rust" in extension.path for extension in env.extensions or ()):
         return ok(dist_seen(server))
-    return info(dist_seen(server), ("vllm/", "no _rust module, no bin/vllm-rs"), note="The Python frontend is used instead.")
+    return info(dist_seen(server), ("vllm/", "no _rust module, no vllm-rs"), note="The Python frontend is used instead.")
 
 
 @check("EB-VLLM-009", "vllm-collect-env-crash", Severity.WRONG_RESULT, needs=("project",))
