@@ -33,10 +33,12 @@ COMMANDS = {
     "envs": "compare two environments or machines",
     "explain": "explain a finding of `doctor`",
     "gpu-code": "tell which GPU code files carry, and how it gets to run on a GPU",
+    "image": "write the images of a build, load them, push them to a registry",
     "lock": "write a release's locks, or check that they are whole and current",
     "run": "run a command inside a built environment",
     "smoke": "prove a built environment again: quantize, serve, decode, compare",
     "targets": "list what can be built, and which target fits this machine",
+    "verify": "check a build or an image against its lock, and name the first file that differs",
 }
 _INTERRUPTED = 130
 

@@ -1,0 +1,265 @@
+"""Checking what was built, here or elsewhere, against the lock it says it was built from."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from envbuilder.build.image_inputs import ImageSource, make_inputs, prove
+from envbuilder.build.image_stage import images_of, provenance_of, read_manifest, sbom_of
+from envbuilder.errors import EnvbuilderError, FetchError, UsageError, VerificationError
+from envbuilder.facts.site_packages import find_site
+from envbuilder.files import canonical_json, sha256_file
+from envbuilder.images.oci import Descriptor
+from envbuilder.images.oci import Layout as ImageLayout
+from envbuilder.images.provenance import opened
+from envbuilder.images.registry import Reference, Registry
+from envbuilder.images.verify import Check, check_blobs, check_files, own_files
+from envbuilder.layout import Layout
+from envbuilder.locking.model import read_lock
+from envbuilder.targets.model import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from envbuilder.console import Console
+    from envbuilder.images.inputs import ImageName, Inputs
+    from envbuilder.images.oci import Image
+    from envbuilder.store.cache import Store
+    from envbuilder.store.settings import Settings
+    from envbuilder.targets.model import Machine
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What was checked of one image, environment or paper, and how it came out."""
+
+    name: str
+    digest: str
+    lock: str
+    checks: tuple[Check, ...]
+
+
+@dataclass
+class Verifier:
+    """Verifies whatever a person names. Images of one lock share what is made of it."""
+
+    store: Store
+    settings: Settings
+    console: Console
+    offline: bool = False
+    _inputs: tuple[tuple[str, str], Inputs] | None = None
+
+    def verify(self, what: str, *, key: Path | None = None) -> list[Verified]:
+        """Verify a folder or an image. Raises UsageError for a name that is neither, VerificationError for what is not ours."""
+        folder, _, name = what.rpartition(":") if not Path(what).is_dir() and Path(what.rpartition(":")[0]).is_dir() else (what, "", "")
+        path = Path(folder)
+        if (path / "oci-layout").is_file():
+            if key:
+                raise UsageError(
+                    "a signature is on the provenance of a build", next="Name the build's folder, which holds provenance.dsse.json."
+                )
+            return self._layout(ImageLayout(path), name, ())
+        if path.is_dir():
+            return self._build(Layout.of(path), name, key)
+        return self._remote(Reference.parse(what))
+
+    # -- images --------------------------------------------------------------------------------------------------
+
+    def _layout(self, layout: ImageLayout, name: str, own_wheels: Sequence[Path]) -> list[Verified]:
+        images = [image for image in layout.images() if name in {"", image.name}]
+        if not images:
+            raise UsageError(f"{layout.root} holds no image {name!r}", why=f"It has: {', '.join(it.name for it in layout.images())}.")
+        return [self._image(layout, image, own_wheels) for image in images]
+
+    def _image(self, layout: ImageLayout, image: Image, own_wheels: Sequence[Path]) -> Verified:
+        blobs = check_blobs(layout, image)
+        with self.console.step(f"verify {image.name}") as step:
+            checks = [blobs, *self._against_lock(layout, image, own_wheels)]
+            step.detail = ", ".join(f"{check.name} {check.status}" for check in checks)
+        return Verified(name=image.name, digest=image.descriptor.digest, lock=image.labels.get("envbuilder.lock", ""), checks=tuple(checks))
+
+    def _against_lock(self, layout: ImageLayout, image: Image, own_wheels: Sequence[Path]) -> Iterator[Check]:
+        try:
+            files = own_files(layout, image)
+        except VerificationError:
+            if "envbuilder.lock" not in image.labels:
+                raise
+            files = {}
+        if not files:  # ours by its label, but the layer that would say more is damaged
+            yield Check(name="lock", status="fail", detail="the layer with opt/envbuilder cannot be read")
+            return
+        with tempfile.TemporaryDirectory(prefix="envbuilder-verify-") as folder:
+            try:
+                source = self._source(files, Path(folder), own_wheels)
+            except EnvbuilderError as error:
+                yield Check(name="lock", status="fail", detail=f"{error.what}: {error.why}")
+                return
+            stated = image.labels.get("envbuilder.lock")
+            agrees = stated == f"sha256:{source.lock.digest}"
+            yield Check(name="lock", status="pass" if agrees else "fail", detail=f"{stated}" if agrees else f"label says {stated}")
+            yield self._files(layout, image, source, files, Path(folder))
+
+    def _files(self, layout: ImageLayout, image: Image, source: ImageSource, files: Mapping[str, bytes], scratch: Path) -> Check:
+        about = json.loads(files["image.json"])
+        name: ImageName = about["image"]
+        known = source.lock.hashes() | set(map(sha256_file, source.own_wheels))
+        foreign = [row["file"] for row in about["distributions"] if row["sha256"] not in known]
+        if foreign:
+            return Check(name="files", status="not-run", detail=f"{', '.join(foreign)} was built elsewhere, and is not at hand")
+        try:
+            inputs = self._made(source, about, scratch)
+        except FetchError as error:
+            return Check(name="files", status="not-run", detail=f"{error.what}: {error.why.splitlines()[0] if error.why else ''}")
+        return check_files(layout, image, inputs, name)
+
+    def _made(self, source: ImageSource, about: Mapping[str, Any], scratch: Path) -> Inputs:
+        key = (source.lock.digest, about["platform"])
+        if self._inputs is None or self._inputs[0] != key:
+            self._inputs = (key, make_inputs(source, prove(source, {}, scratch)))
+        return self._inputs[1]
+
+    def _source(self, files: Mapping[str, bytes], folder: Path, own_wheels: Sequence[Path]) -> ImageSource:
+        """Take an image at its word on its target and its lock; the lock's own digest proves it whole."""
+        locked = {name.removeprefix("lock/"): content for name, content in files.items() if name.startswith("lock/")}
+        for name, content in locked.items():
+            (folder / Path(name).name).write_bytes(content)
+        lock = read_lock(folder)
+        try:
+            about = json.loads(files["image.json"])
+            target = Target.model_validate(json.loads(files["target.json"]))
+            machine: Machine = about["platform"].removeprefix("linux/")
+            release_name, release = target.release(about["release"])
+        except (KeyError, TypeError, ValueError, ValidationError) as error:
+            raise VerificationError("its own description cannot be read", why=f"{type(error).__name__}: {error}") from error
+        if canonical_json(json.loads(files["target.json"])) != files["target.json"]:
+            raise VerificationError("its target is not as envbuilder writes it", why="opt/envbuilder/target.json was changed.")
+        return ImageSource(
+            target=target,
+            release_name=release_name,
+            release=release,
+            lock=lock,
+            lock_files=locked,
+            machine=machine,
+            store=self.store,
+            settings=self.settings,
+            console=self.console,
+            offline=self.offline,
+            own_wheels=tuple(own_wheels),
+        )
+
+    def _remote(self, reference: Reference) -> list[Verified]:
+        registry = Registry(reference=reference, settings=self.settings, state=self.store.root / "uploads")
+        found = registry.manifest(reference.digest or reference.tag or "latest")
+        if found is None:
+            raise UsageError(f"{reference.host} has no image {reference.path}:{reference.tag or reference.digest or 'latest'}")
+        descriptor, payload = found
+        with tempfile.TemporaryDirectory(prefix="envbuilder-pull-") as folder:
+            layout = ImageLayout(Path(folder))
+            layout.add_bytes(descriptor.media_type, payload)
+            manifest = json.loads(payload)
+            if "layers" not in manifest:
+                raise VerificationError(f"{reference.host}/{reference.path} is a list of images", next="Name one of them by its digest.")
+            with self.console.step("pull") as step:
+                size = sum(registry.pull_blob(layout, Descriptor.of(it)) for it in (manifest["config"], *manifest["layers"]))
+                step.detail = f"{size} bytes"
+            return [self._image(layout, layout.read(reference.tag or reference.digest, descriptor), ())]
+
+    # -- a build -------------------------------------------------------------------------------------------------
+
+    def _build(self, layout: Layout, name: str, key: Path | None) -> list[Verified]:
+        manifest = read_manifest(layout)
+        found = [self._environment(layout, env, rows, manifest.get("lock", "")) for env, rows in manifest["environments"].items()]
+        if (images_of(layout).root / "oci-layout").is_file():
+            own = sorted((layout.out / "wheels").glob("*.whl"))
+            found += self._layout(images_of(layout), name, own)
+            found.append(self._papers(layout, manifest.get("lock", ""), key))
+        elif key:
+            raise VerificationError("there is no signed provenance", next="`envbuilder image --sign-key` writes one.")
+        return found
+
+    def _environment(self, layout: Layout, name: str, about: Mapping[str, Any], lock: str) -> Verified:
+        site = find_site(layout.environment(name))
+        with self.console.step(f"verify envs/{name}") as step:
+            detail, status = f"there is no environment in {layout.environment(name)}", "fail"
+            if site:
+                faults = [fault for row in about["distributions"] if (fault := self._distribution(layout, row, site))]
+                detail, status = (
+                    (faults[0], "fail") if faults else (f"{len(about['distributions'])} distributions are their wheels' files", "pass")
+                )
+            step.detail = status
+        return Verified(name=f"envs/{name}", digest="", lock=lock, checks=(Check(name="files", status=status, detail=detail),))
+
+    def _distribution(self, layout: Layout, row: Mapping[str, Any], site: Path) -> str:
+        """Return the first file of a distribution that is not its wheel's."""
+        path = self.store.find(row["sha256"], row["file"]) or layout.out / "wheels" / row["file"]
+        if not path.is_file():
+            return f"{row['file']} is not in the store: nothing to compare with"
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.is_dir() or ".data/" in member.filename or member.filename.endswith(".dist-info/RECORD"):
+                    continue
+                if not _same(archive, member, site / member.filename):
+                    return f"{site / member.filename} is not the file in {row['file']}"
+        return ""
+
+    def _papers(self, layout: Layout, lock: str, key: Path | None) -> Verified:
+        checks = [_statement_check(layout, _statement(layout), "provenance")]
+        if key:
+            envelope = layout.out / "provenance.dsse.json"
+            if not envelope.is_file():
+                checks.append(Check(name="signature", status="fail", detail=f"there is no {envelope.name}"))
+            else:
+                try:
+                    checks.append(_statement_check(layout, opened(json.loads(envelope.read_bytes()), key), "signature"))
+                except (VerificationError, ValueError) as error:
+                    checks.append(Check(name="signature", status="fail", detail=str(error)))
+        return Verified(name="provenance.json", digest="", lock=lock, checks=tuple(checks))
+
+
+def _statement(layout: Layout) -> Mapping[str, Any]:
+    try:
+        document: Mapping[str, Any] = json.loads(provenance_of(layout).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document
+
+
+def _same(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bool:
+    try:
+        if path.stat().st_size != member.file_size:
+            return False
+        with archive.open(member) as wanted, path.open("rb") as found:
+            while chunk := wanted.read(_CHUNK):
+                if chunk != found.read(len(chunk)):
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def _statement_check(layout: Layout, statement: Mapping[str, Any], name: str) -> Check:
+    """Whether a statement speaks of what lies here."""
+    here = {f"image/{image.name}": image.descriptor.digest.removeprefix("sha256:") for image in images_of(layout).images()}
+    if sbom_of(layout).is_file():
+        here["sbom.cdx.json"] = sha256_file(sbom_of(layout))
+    try:
+        stated = {it["name"]: it["digest"]["sha256"] for it in statement["subject"]}
+    except (KeyError, TypeError):
+        return Check(name=name, status="fail", detail="it cannot be read")
+    for subject in sorted(here.keys() | stated.keys()):
+        if here.get(subject) != stated.get(subject):
+            return Check(
+                name=name,
+                status="fail",
+                detail=f"{subject} is {here.get(subject, 'missing')}, and the statement is on {stated.get(subject)}",
+            )
+    return Check(name=name, status="pass", detail=f"its {len(stated)} subjects are those here")

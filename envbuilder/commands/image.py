@@ -1,0 +1,168 @@
+"""Write the images of a finished build, and bring them where they are used.
+
+    envbuilder image --out .envbuilder/cpu
+    envbuilder image --out .envbuilder/cpu --push registry.example:5000/team/vllm:stable
+
+Writes base, serve, quantize and dev into DIR/image, an OCI layout, without an engine, root or a registry. With --push
+they get the tags TAG-base, TAG-serve, TAG-quantize and TAG-dev; only layers that the registry lacks are sent.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from envbuilder.build.image_inputs import ImageSource
+    from envbuilder.console import Console
+    from envbuilder.images.oci import Image
+    from envbuilder.layout import Layout
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", required=True, help="a build's output folder")
+    parser.add_argument(
+        "--engine", choices=("none", "docker", "buildah"), default="none", help="who makes the images (default: none, envbuilder itself)"
+    )
+    parser.add_argument("--load", action="store_true", help="hand the images to the Docker engine of this machine")
+    parser.add_argument("--push", metavar="REF", help="send the images to a registry: host[:port]/path[:tag]")
+    parser.add_argument("--cache-from", metavar="REF", help="take images that another machine pushed, where their lock is this one")
+    parser.add_argument("--sign-key", metavar="FILE", help="sign the provenance with this Ed25519 key (PEM)")
+    parser.add_argument("--offline", action="store_true", help="use only files of this machine")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from pathlib import Path
+
+    from envbuilder.build.image_stage import images_of, sign, source_of_build
+    from envbuilder.build.stages import exclusive
+    from envbuilder.layout import Layout
+    from envbuilder.store.cache import Store, default_root
+
+    layout = Layout.of(args.out)
+    source = source_of_build(layout, store=Store(default_root()), console=console, offline=args.offline)
+    with exclusive(layout, console):
+        reused = bool(args.cache_from) and _take(source, layout, args.cache_from, console)
+        if not reused:
+            _make(source, layout, console)
+        if args.sign_key:
+            console.line(f"Signed: {sign(layout, Path(args.sign_key))}")
+        images = images_of(layout).images()
+        loaded = _with_engine(args.engine, source, layout, console) if args.engine != "none" else []
+        if args.load:
+            loaded = [*loaded, *_load(source, layout, images, console)]
+        pushed = _push(source, layout, args.push, images, console) if args.push else []
+    document = _document(source, layout, images, reused=reused, pushed=pushed, loaded=loaded)
+    if args.json:
+        print(json.dumps(document))  # noqa: T201
+    else:
+        _summary(document, console)
+    return 0
+
+
+def _make(source: ImageSource, layout: Layout, console: Console) -> None:
+    from envbuilder.build.image_stage import make_images
+
+    with console.step("images") as step:
+        written = make_images(source, layout, console)
+        step.detail = f"{len(written)} images, {len({digest for image in written for digest in image.made})} layers new"
+
+
+def _take(source: ImageSource, layout: Layout, reference: str, console: Console) -> bool:
+    """Take images of the same lock from a registry; say so, and return False, where there are none."""
+    from envbuilder.build.image_stage import images_of
+    from envbuilder.images.fleet import take
+
+    with console.step("cache-from") as step:
+        taken = take(reference, source.release_name, source.lock.digest, images_of(layout), settings=source.settings, state=_state(source))
+        step.detail = taken.detail
+    if taken.images:
+        console.line("What was taken is what its digests say; `envbuilder verify` compares every file with the lock.")
+    return bool(taken.images)
+
+
+def _push(source: ImageSource, layout: Layout, reference: str, images: Sequence[Image], console: Console) -> list[dict[str, str]]:
+    from envbuilder.build.image_stage import images_of
+    from envbuilder.files import human_size
+    from envbuilder.images.fleet import tags_of
+    from envbuilder.images.registry import Reference, Registry
+
+    parsed = Reference.parse(reference)
+    registry = Registry(reference=parsed, settings=source.settings, state=_state(source))
+    with console.step("push") as step:
+        pushed = registry.push(images_of(layout), tags_of(parsed, source.release_name, [image.name for image in images]))
+        step.detail = f"{len(pushed)} images, {human_size(registry.sent_bytes)} sent"
+    return [{"reference": name, "digest": digest} for name, digest in pushed]
+
+
+def _load(source: ImageSource, layout: Layout, images: Sequence[Image], console: Console) -> list[dict[str, str]]:
+    from envbuilder.build.image_stage import images_of
+    from envbuilder.images.engines import DockerEngine
+
+    engine = DockerEngine.connect()
+    loaded = []
+    for image in images:
+        tag = f"envbuilder/{source.target.name}:{source.release_name}-{image.name}"
+        with console.step(f"load {image.name}") as step:
+            loaded.append({"engine": "docker", "tag": tag, "id": engine.load(images_of(layout), image, tag)})
+            step.detail = tag
+    return loaded
+
+
+def _with_engine(name: str, source: ImageSource, layout: Layout, console: Console) -> list[dict[str, str]]:
+    from envbuilder.build.image_stage import images_of
+    from envbuilder.images.engines import build_with
+
+    found = []
+    for image in images_of(layout).images():
+        tag = f"envbuilder/{source.target.name}:{source.release_name}-{image.name}-{name}"
+        with console.step(f"{name} {image.name}") as step:
+            identity = build_with(
+                name, images_of(layout), image, tag, scratch=layout.scratch / "context", log=layout.log(f"{name}-{image.name}")
+            )
+            found.append({"engine": name, "tag": tag, "id": identity})
+            step.detail = tag
+    return found
+
+
+def _state(source: ImageSource) -> Path:
+    return source.store.root / "uploads"
+
+
+def _document(
+    source: ImageSource,
+    layout: Layout,
+    images: Sequence[Image],
+    *,
+    reused: bool,
+    pushed: Sequence[dict[str, str]],
+    loaded: Sequence[dict[str, str]],
+) -> dict[str, Any]:
+    return {
+        "schema": "envbuilder/image/1",
+        "target": source.target.name,
+        "release": source.release_name,
+        "lock": f"sha256:{source.lock.digest}",
+        "layout": str(layout.out / "image"),
+        "reused": reused,
+        "images": [
+            {"name": it.name, "digest": it.descriptor.digest, "size": sum(blob.size for blob in it.layers), "layers": len(it.layers)}
+            for it in images
+        ],
+        "pushed": list(pushed),
+        "loaded": list(loaded),
+    }
+
+
+def _summary(document: dict[str, Any], console: Console) -> None:
+    from envbuilder.files import human_size
+
+    rows = [(it["name"], human_size(it["size"]), str(it["layers"]), it["digest"]) for it in document["images"]]
+    console.table(f"{document['target']} {document['release']}", ("image", "size", "layers", "digest"), rows, right=(1, 2))
+    for it in (*document["pushed"], *document["loaded"]):
+        console.line(it.get("reference") or it["tag"])
