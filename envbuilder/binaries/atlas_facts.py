@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.elf import ElfFile, read_elf, read_symbols
 from envbuilder.binaries.environment import python_tag, read_torch_version
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds, read_header, read_segments
-from envbuilder.binaries.source import StreamedSource
+from envbuilder.binaries.source import FileSource, NotKeptError, StreamedSource
 from envbuilder.binaries.symbols import owned_by_runtime
 from envbuilder.binaries.system import BASE_SONAMES, driver_symbol, named_by_system, python_symbol
 
@@ -122,16 +123,15 @@ def _definitions(_path: str, table: SymbolTable) -> dict[str, tuple[str, ...]]:
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, choose: Callable[[str, SymbolTable], dict[str, tuple[str, ...]]]) -> FileFacts:
-    """Read one file's tables as it is unpacked; nothing is written."""
-    table: SymbolTable | None
-    with archive.open(entry) as stream, checked_bounds():
-        file = StreamedSource(stream, entry.file_size, ends=_ENDS, pieces=_tables)
-        try:
-            elf, table = read_elf(file), read_symbols(file)
-        except MalformedElfError as error:
-            if error.is_elf:
-                raise
-            elf, table = ElfFile(machine="none"), None
+    """Read one file's tables as it is unpacked. Only where that does not do (moved program headers), write it to the disk."""
+    try:
+        with archive.open(entry) as stream, checked_bounds():
+            elf, table = _read_tables(StreamedSource(stream, entry.file_size, ends=_ENDS, pieces=_tables))
+    except MalformedElfError as error:
+        if not isinstance(error.__cause__, NotKeptError):
+            raise
+        with tempfile.TemporaryDirectory(prefix="envbuilder-atlas-") as folder, FileSource(archive.extract(entry, folder)) as file:
+            elf, table = _read_tables(file)
     return FileFacts(
         path=entry.filename,
         crc=entry.CRC,
@@ -143,6 +143,15 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, choose: Callable[[st
         runpath=elf.runpath,
         **(choose(entry.filename, table) if table else {}),
     )
+
+
+def _read_tables(source: ByteSource) -> tuple[ElfFile, SymbolTable | None]:
+    try:
+        return read_elf(source), read_symbols(source)
+    except MalformedElfError as error:
+        if error.is_elf:
+            raise
+        return ElfFile(machine="none"), None
 
 
 def _tables(start: ByteSource) -> list[tuple[int, int]]:

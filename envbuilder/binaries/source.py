@@ -22,6 +22,10 @@ class OutOfRangeError(ValueError):
     """Bytes were asked for that are not there."""
 
 
+class NotKeptError(OutOfRangeError):
+    """Bytes were asked for that are there, but were let go by."""
+
+
 class ByteSource(Protocol):
     """Something with a length that can be read at any place."""
 
@@ -53,7 +57,7 @@ class StreamedSource:
     """The parts of a stream that an ELF reader asks for, kept as it goes by: its start, some pieces, and its end.
 
     A library of 1.6 GB in a wheel need not be unpacked to a disk: its tables lie at its start, or, where patchelf
-    moved them, at its end; its dynamic section lies where the program headers say. Other reads raise OutOfRangeError.
+    moved them, at its end; its dynamic section lies where the program headers say. Other reads raise NotKeptError.
     """
 
     def __init__(self, stream: IO[bytes], size: int, *, ends: int, pieces: Callable[[ByteSource], Iterable[tuple[int, int]]]) -> None:
@@ -81,7 +85,7 @@ class StreamedSource:
         for at, data in self._kept:
             if at <= offset <= offset + length <= at + len(data):
                 return bytes(data[offset - at : offset - at + length])
-        raise OutOfRangeError(f"{length} bytes at {offset} were not kept")
+        raise NotKeptError(f"{length} bytes at {offset} were not kept")
 
 
 class FileSource:
