@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Bounds, each several times what the largest files of a vLLM environment hold (torch: 90,000 symbols, 16 MB of names).
 _MAX_SYMBOLS = 1_000_000
 _MAX_NAME = 1 << 16
-_MAX_STRINGS = 96 << 20
+_MAX_STRINGS = 64 << 20
 _MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
 _MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf_path, read_references_path, read_symbols_path
 from envbuilder.binaries.layout import MalformedElfError
-from envbuilder.binaries.symbols import owned_by_runtime
+from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from envbuilder.binaries.system import System
 
 _T = TypeVar("_T")
+_MAX_NAMES = 192 << 20  # characters kept of all files together; a whole vLLM environment has 20 million
 SYSTEM, DRIVER, ASSUMED = "system", "driver", "with torch's dependencies"
 # Loaded with the interpreter, before anything else: a copy under the same soname (torchvision ships one) never wins.
 _ALWAYS_LOADED = frozenset({"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2", "libdl.so.2", "libpthread.so.0"})
@@ -36,6 +37,7 @@ class Catalog:
     """Reads each file and each folder once. A file that cannot be read has the machine None."""
 
     def __init__(self) -> None:
+        self._budget = _MAX_NAMES
         self._elves: dict[str, ElfFile | MalformedElfError] = {}
         self._symbols: dict[str, SymbolTable] = {}
         self._references: dict[str, tuple[Reference, ...]] = {}
@@ -63,8 +65,15 @@ class Catalog:
     def symbols(self, path: str) -> SymbolTable:
         """Return all symbols of a library. Raises MalformedElfError."""
         if path not in self._symbols:
-            self._symbols[path] = _readable(read_symbols_path, path)
+            self._symbols[path] = self._counted(path, _readable(read_symbols_path, path))
         return self._symbols[path]
+
+    def _counted(self, path: str, table: SymbolTable) -> SymbolTable:
+        """Keep the sum of all names within bounds: each file's are, but an environment may hold many hostile files."""
+        self._budget -= sum(map(len, table.defined)) + sum(len(reference.name) for reference in table.undefined)
+        if self._budget < 0:
+            raise MalformedElfError(f"with {path}, the names of all symbols exceed {_MAX_NAMES >> 20} MB")
+        return table
 
     def references(self, path: str) -> tuple[Reference, ...]:
         """Return the undefined symbols of a file; the rest is read when somebody looks for them. Raises MalformedElfError."""
@@ -247,7 +256,7 @@ class Loader:
             return True
         if DRIVER in closure.places and driver_symbol(name):
             return True
-        return ASSUMED in closure.places and not name.startswith("_Z")
+        return ASSUMED in closure.places and not name.startswith("_Z") and not owned_by_torch(name)
 
     def _locate(self, soname: str, loaded: Mapping[str, str], folders: Iterable[str]) -> str | None:
         if soname in _ALWAYS_LOADED and soname in self._system.sonames:

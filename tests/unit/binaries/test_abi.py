@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
 
+from envbuilder.binaries import loader
 from envbuilder.binaries.abi import ExpectedFault, check_environment, check_files, check_wheel
 from envbuilder.binaries.abi_text import render, summary
 from envbuilder.binaries.environment import torch_at
@@ -312,16 +314,33 @@ def test_a_bare_torch_is_taken_to_have_its_dependencies(forge: Forge) -> None:
     make_torch(forge)
     vllm(forge)
     make_torch(forge, place="wheel/")
-    for path in (forge.root / "wheel/nvidia").rglob("*.so*"):
-        path.unlink()
-    (forge.root / "wheel/nvidia/cu13/lib").rmdir()
-    (forge.root / "wheel/nvidia/cu13").rmdir()
-    (forge.root / "wheel/nvidia").rmdir()
+    shutil.rmtree(forge.root / "wheel/nvidia")
     for place in ("wheel", "wheel/torch", "wheel/torch/lib"):
         report = check_environment(forge.root / "vllm", torch=torch_at(forge.root / place))
         (extension,) = report.extensions
         assert extension.verdict is Verdict.OK, place
         assert {need.soname: need.found for need in extension.needed}["libcudart.so.13"] == "with torch's dependencies"
+
+
+def test_a_bare_torch_answers_for_its_own_functions(forge: Forge) -> None:
+    """Its CUDA runtime is assumed, its own C functions are not: the stable ABI grows by such names with each release."""
+    make_torch(forge, place="wheel/")
+    vllm_needs = ["wheel/torch/lib/libtorch.so", "wheel/nvidia/cu13/lib/libcudart.so.13"]
+    forge.so("ext/_C_stable.abi3.so", uses=["torch_dtype_float4_e2m1fn_x2", "cudaMalloc"], needs=vllm_needs)
+    shutil.rmtree(forge.root / "wheel/nvidia")
+    (extension,) = check_environment(forge.root / "ext", torch=torch_at(forge.root / "wheel")).extensions
+    assert [(it.symbol, it.kind) for it in extension.missing] == [("torch_dtype_float4_e2m1fn_x2", Kind.TORCH_VERSION)]
+
+
+def test_many_hostile_files_do_not_fill_memory(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file's names are bounded, and so is their sum."""
+    monkeypatch.setattr(loader, "_MAX_NAMES", 3000)
+    for number in range(3):
+        forge.so(f"a/lib{number}.so.1", soname=f"lib{number}.so.1", defines=[f"{'x' * 40}{number}_{i}" for i in range(30)])
+    forge.so("ext.abi3.so", uses=["nowhere"], needs=[f"a/lib{number}.so.1" for number in range(3)], flags=_here("$ORIGIN/a"))
+    (extension,) = check_environment(forge.root).extensions
+    assert extension.verdict is Verdict.NOT_ELF
+    assert "exceed" in extension.detail
 
 
 def test_no_torch_at_all(forge: Forge) -> None:
