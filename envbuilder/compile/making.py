@@ -138,7 +138,7 @@ class Maker:
             "components": [{"name": it.name, "how": it.how, "reason": it.reason} for it in spec.components],
             "edits": [{"name": edit.name, "path": edit.path, "reason": edit.reason} for edit in spec.edits],
             "files": {"origins": packed.origins, "left_out": packed.left_out, "other_than_published": list(packed.differing)},
-            "gpu_code": [{"path": it.path, "cubins": it.cubins, "ptx": it.ptx, "verdict": it.verdict} for it in gpu_code.files],
+            "gpu_code": [{"path": Path(it.path).name, "cubins": it.cubins, "ptx": it.ptx, "verdict": it.verdict} for it in gpu_code.files],
             "units": [{key: record[key] for key in ("unit", "archs", "object")} for record in records if record["status"] == 0],
         }
 

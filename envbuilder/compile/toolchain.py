@@ -7,6 +7,7 @@ stand-ins with their sonames take their place and two gigabytes need not be unpa
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,12 +19,13 @@ from envbuilder.files import storage_errors
 from envbuilder.process import run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _ROOT = "nvidia/cu13/"
 _TARGET_FOLDERS = {"aarch64": "sbsa-linux", "x86_64": "x86_64-linux"}
 _REAL_LIBRARIES = ("libcudart", "libcudadevrt")
 _HOST_PROGRAMS = ("nvcc", "cudafe++", "ptxas", "fatbinary", "nvlink", "bin2c")
+_DRIVER_FUNCTION = re.compile(r"\b(cu[A-Z]\w+)\b")
 _DRIVER = "libcuda.so.1"  # comes with the driver, which is not on the machine that builds
 _DEBIAN = {"aarch64": "arm64", "x86_64": "amd64"}
 
@@ -110,8 +112,10 @@ def make_cuda_home(home: Path, *, tools: Mapping[str, Path], libraries: Mapping[
         unpack(wheel, target, lambda name: sonames.add(PurePosixPath(name).name) if _is_stand_in(name) else None)
     with storage_errors(home):
         _require_parts(home, target)
+        # The driver's functions must be there to be linked: a library without any is dropped by --as-needed.
+        driver = sorted(set(_DRIVER_FUNCTION.findall((target / "include/cuda.h").read_text(encoding="utf-8", errors="replace"))))
         for soname in sorted(sonames):
-            _stand_in(target / "lib" / soname, compilers)
+            _stand_in(target / "lib" / soname, compilers, driver if soname == _DRIVER else [])
         for library in list((target / "lib").glob("lib*.so.*")):
             unversioned = library.with_name(library.name.partition(".so")[0] + ".so")
             if not unversioned.exists():
@@ -142,15 +146,21 @@ def _is_stand_in(name: str) -> bool:
     return str(path.parent) == f"{_ROOT}lib" and ".so" in path.name and not path.name.startswith(_REAL_LIBRARIES)
 
 
-def _stand_in(path: Path, compilers: Compilers) -> None:
+def _stand_in(path: Path, compilers: Compilers, functions: Sequence[str]) -> None:
+    """Link a library that defines these functions, each doing nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    command: list[str | Path] = [compilers.cc, "-shared", "-nostdlib", "-x", "c", "/dev/null", f"-Wl,-soname,{path.name}", "-o", path]
+    source = path.with_suffix(".c")
+    source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in functions), encoding="utf-8")
+    command: list[str | Path] = [compilers.cc, "-shared", "-nostdlib", "-fPIC", source, f"-Wl,-soname,{path.name}", "-o", path]
     run(command, what=f"making a stand-in for {path.name}")
+    source.unlink()
 
 
 def _require_parts(home: Path, target: Path) -> None:
     wanted = [home / "bin" / name for name in _HOST_PROGRAMS] + [home / "nvvm/bin/cicc", home / "nvvm/libdevice/libdevice.10.bc"]
-    wanted += [target / "include" / name for name in ("cuda_runtime.h", "crt/host_runtime.h", "fatbinary_section.h", "cccl/cuda/atomic")]
+    wanted += [
+        target / "include" / name for name in ("cuda.h", "cuda_runtime.h", "crt/host_runtime.h", "fatbinary_section.h", "cccl/cuda/atomic")
+    ]
     wanted += [target / "lib/libcudart.so.13"]
     missing = [str(path.relative_to(home)) for path in wanted if not path.exists()]
     if missing:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from envbuilder.compile.toolchain import Compilers
     from envbuilder.targets.model import Compile
 
+_CUDA_REVISION = 2  # raised when a CUDA home comes to be made otherwise
 _LAUNCHER = Path(__file__).resolve().parent / "inside" / "launcher.py"
 
 
@@ -65,7 +66,7 @@ class Workspace:
         self._part("tools", _hashes(tool_wheels), lambda path: _unpack_tools(path, tool_wheels))
         self._part(
             "cuda",
-            [_hashes(cuda_tools), _hashes(cuda_libraries), compilers.identity],
+            [_CUDA_REVISION, _hashes(cuda_tools), _hashes(cuda_libraries), compilers.identity],
             lambda path: make_cuda_home(path, tools=cuda_tools, libraries=cuda_libraries, compilers=compilers),
         )
         torch = _hashes({"torch": inputs.libraries["torch"]})

@@ -138,6 +138,11 @@ def test_it_is_for_the_target_s_machine_and_asks_for_no_folder_of_this_one(first
         assert elf.runpath == elf.rpath == ()
 
 
+def test_the_driver_is_named_where_its_functions_are_used(first: Build) -> None:
+    """With a stand-in that defines nothing the linker left it out, and the extension would not load on any machine."""
+    assert "libcuda.so.1" in read_elf_path(first.workspace.root / "obj/cumem_allocator.abi3.so").needed
+
+
 def test_every_unit_went_through_the_launcher(first: Build) -> None:
     records = read_records(first.workspace.root)
     assert len(records) == len(DEVICE_UNITS) + len(HOST_TARGETS)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from envbuilder.binaries.elf import read_symbols_path
 from envbuilder.compile import toolchain, workspace
 from envbuilder.compile.toolchain import Compilers, find_compilers, make_cuda_home, toolchain_file
 from envbuilder.compile.wheels import below, unpack, whole
@@ -42,6 +43,7 @@ LIBRARIES = {
     f"{ROOT}include/{name}": b"of the target"
     for name in ("cuda_runtime.h", "crt/host_runtime.h", "fatbinary_section.h", "cccl/cuda/atomic")
 }
+LIBRARIES[f"{ROOT}include/cuda.h"] = b"#define cuMemFree cuMemFree_v2\nCUresult CUDAAPI cuInit(unsigned int Flags);\n"
 LIBRARIES |= {f"{ROOT}lib/libcudart.so.13": b"real", f"{ROOT}lib/libcublasLt.so.13": b"600 MB of it", f"{ROOT}bin/nvcc": b"of the target"}
 
 
@@ -76,10 +78,16 @@ def test_what_is_only_to_be_found_is_a_stand_in_with_the_right_soname(home: Path
     assert b"libcuda.so.1\0" in (home / "lib/libcuda.so").read_bytes()
 
 
+def test_the_stand_in_for_the_driver_has_its_functions(home: Path) -> None:
+    """Without them the linker drops the library, and cumem_allocator does not load where the real driver is."""
+    assert {"cuInit", "cuMemFree", "cuMemFree_v2"} <= read_symbols_path(home / "lib/libcuda.so.1").defined
+
+
 def test_wheels_that_make_no_toolkit_are_refused_by_name(tmp_path: Path) -> None:
     tools = wheel(tmp_path / "tools.whl", {name: content for name, content in TOOLS.items() if not name.endswith("cicc")})
     with pytest.raises(VerificationError) as error:
         make_cuda_home(tmp_path / "cuda", tools={"nvcc": tools}, libraries={}, compilers=compilers())
+    assert "include/cuda.h" in error.value.why
     assert "nvvm/bin/cicc" in error.value.why
 
 
