@@ -38,7 +38,7 @@ COMMANDS = {
     "run": "run a command inside a built environment",
     "smoke": "prove a built environment again: quantize, serve, decode, compare",
     "targets": "list what can be built, and which target fits this machine",
-    "verify": "check a build or an image against its lock, and name the first file that differs",
+    "verify": "check a build or an image against its lock; name what differs first",
 }
 _INTERRUPTED = 130
 

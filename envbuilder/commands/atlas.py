@@ -23,7 +23,7 @@ _OLDEST = {"torch": "2.9", "vllm": "0.18"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", help="what to do with it")
     update = actions.add_parser("update", help="read what is new on the index, and write the atlas")
     update.add_argument("--work", type=Path, help="where facts of single wheels are kept (default: in envbuilder's cache)")
     update.add_argument("--out", type=Path, help="the file to write (default: the one in this checkout)")

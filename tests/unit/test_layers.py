@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,10 @@ def modules() -> list[Path]:
     return [path for path in sorted(PACKAGE.rglob("*.py")) if path.name == "__init__.py" or not foreign & set(path.parts)]
 
 
-def imported(path: Path) -> set[tuple[str, int]]:
+@cache
+def imported(path: Path) -> frozenset[tuple[str, int]]:
     """Return (absolute module, line) of every import, wherever it stands: one inside a function makes a circle as well."""
-    found = set()
+    found: set[tuple[str, int]] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         match node:
             case ast.Import(names=names):
@@ -49,7 +51,7 @@ def imported(path: Path) -> set[tuple[str, int]]:
                 pytest.fail(f"{path}: a relative import hides which room is meant")
             case _:
                 pass
-    return found
+    return frozenset(found)
 
 
 def room_of(module: str) -> str:

@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
 
 A, B, C, D = (f"https://{name}.invalid/simple" for name in "abcd")
 
-# What pip itself makes of its files and variables, asked of pip.
+# What pip itself makes of its files and variables, asked of pip for many surroundings at once: to start it takes long.
 PIP = """
-import json, sys, warnings
+import json, os, sys, warnings
 warnings.simplefilter("ignore")
 from pip._internal.commands import create_command
-values = create_command("install").parser.get_default_values()
-json.dump({key: getattr(values, key) for key in ("index_url", "extra_index_urls", "find_links", "no_index", "cert", "proxy")}, sys.stdout)
+answers = []
+for surroundings in json.load(sys.stdin):
+    os.environ.clear()
+    os.environ.update(surroundings)
+    values = create_command("install").parser.get_default_values()
+    answers.append({key: getattr(values, key) for key in ("index_url", "extra_index_urls", "find_links", "no_index", "cert", "proxy")})
+json.dump(answers, sys.stdout)
 """
 
 
@@ -132,28 +138,44 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.replace(" ", "-"))
-def test_pips_files_are_read_as_pip_reads_them(tmp_path: Path, env: dict[str, str], case: str) -> None:
-    """What is true is not in a table of ours: pip itself is asked, in the same surroundings."""
-    files, variables = CASES[case]
-    for path, text in files.items():
-        conf(tmp_path / path, text)
-    env |= {name: value.format(tmp=tmp_path) for name, value in variables.items()}
-    asked = subprocess.run([sys.executable, "-c", PIP], env={**env, "PATH": ""}, capture_output=True, text=True, check=False)
-    if "No module named 'pip'" in asked.stderr:
+@dataclass(frozen=True)
+class Asked:
+    """A case's surroundings, and what pip made of them."""
+
+    env: dict[str, str]
+    answer: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Asked]:
+    surroundings = []
+    for files, variables in CASES.values():
+        folder = tmp_path_factory.mktemp("case")
+        for path, text in files.items():
+            conf(folder / path, text)
+        env = {"HOME": str(folder / "home"), "XDG_CONFIG_DIRS": str(folder / "etc")}
+        surroundings.append(env | {name: value.format(tmp=folder) for name, value in variables.items()})
+    child = subprocess.run([sys.executable, "-c", PIP], input=json.dumps(surroundings), capture_output=True, text=True, check=False)
+    if "No module named 'pip'" in child.stderr:
         pytest.skip("the tests' environment has no pip to ask")
-    theirs = json.loads(asked.stdout)
-    machines_own = machine_wide()
-    ours = read_settings(env)
-    main = (
-        [] if theirs["no_index"] or theirs["index_url"] == read_settings({}).all_indexes[-1].location.rstrip("/") else [theirs["index_url"]]
-    )
+    assert child.returncode == 0, child.stderr
+    answers = zip(surroundings, json.loads(child.stdout), strict=True)
+    return dict(zip(CASES, (Asked(env, answer) for env, answer in answers), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.replace(" ", "-"))
+def test_pips_files_are_read_as_pip_reads_them(asked: dict[str, Asked], case: str) -> None:
+    """What is true is not in a table of ours: pip itself is asked, in the same surroundings."""
+    theirs, machines_own = asked[case].answer, machine_wide()
+    ours = read_settings(asked[case].env)
+    default = Settings().all_indexes[-1].location.rstrip("/")
+    main = [] if theirs["no_index"] or theirs["index_url"] == default else [theirs["index_url"]]
     extra = [] if theirs["no_index"] else [it for it in theirs["extra_index_urls"] if it not in machines_own]
     assert [place.location for place in ours.indexes] == [*extra, *main]
     assert [place.location for place in ours.find_links] == [it for it in theirs["find_links"] if it not in machines_own]
     assert ours.default_index == (not theirs["no_index"] and not main)
     assert ours.proxy == (theirs["proxy"] or None)
-    if "cert" in "".join(files.values()):
+    if "cert" in "".join(CASES[case][0].values()):
         assert ours.ca_bundle == theirs["cert"]
 
 
