@@ -21,17 +21,6 @@ _SHADOWING = ("torch", "vllm", "transformers", "triton", "numpy", "flashinfer")
 _MOST_CACHED = 64
 
 
-def find_environment(world: World) -> Path | None:
-    """Return the environment that one would mean without naming it: the active one, or one in this folder."""
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        if value := world.variables.get(name, ""):
-            return Path(value)
-    for name in (".venv", "venv", ".envbuilder/dgx-spark/envs/serve", ".envbuilder/cuda/envs/serve", ".envbuilder/cpu/envs/serve"):
-        if (world.at(world.directory / name) / "pyvenv.cfg").is_file():
-            return world.directory / name
-    return None
-
-
 def read_environment(world: World, path: Path) -> Environment:
     """Read the environment at `path` (in the world's terms). What is no environment is said, not raised."""
     place = world.at(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.abi import check_files
 from envbuilder.binaries.elf import read_elf_path
@@ -18,7 +18,6 @@ from envbuilder.binaries.fatbin import read_gpu_code_path
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.system import DEBIAN_12, read_system
 from envbuilder.binaries.verdicts import Verdict
-from envbuilder.facts.model import Extension
 
 if TYPE_CHECKING:
     from envbuilder.binaries.system import System
@@ -34,20 +33,21 @@ def main(environment: str) -> None:
     """Print the extensions of an environment as JSON, for the parent."""
     import json  # noqa: PLC0415
 
-    print(json.dumps([dataclasses.asdict(extension) for extension in read_extensions(Path(environment))]))  # noqa: T201
+    print(json.dumps(read_extensions(Path(environment))))  # noqa: T201
 
 
-def read_extensions(environment: Path) -> tuple[Extension, ...]:
+def read_extensions(environment: Path) -> list[dict[str, Any]]:
+    """Return the fields of model.Extension: importing all of the model would cost the child a third of its time."""
     site = next(iter(sorted(environment.glob("lib/python3*/site-packages"))), environment)
     python = interpreter_of(site, [])
     found = [path for pattern in _WHERE for path in sorted(site.glob(pattern)) if not path.name.startswith(_FOR_OTHERS)]
     files = [path for path in found if python_tag(path.name) in {None, "abi3", python}]
     if not files:
-        return ()
+        return []
     torch = locate_torch(site)
     report = check_files(files, torch=torch, system=_system(files[0]))
     with_gpu = torch is not None and torch.info.cuda is not None
-    return tuple(_extension(entry, report, site, with_gpu=with_gpu) for entry in report.extensions)
+    return [_extension(entry, report, site, with_gpu=with_gpu) for entry in report.extensions]
 
 
 def _system(sample: Path) -> System:
@@ -69,20 +69,20 @@ def _libraries_here(machine: str) -> frozenset[str]:
     return frozenset(name for folder in present for name in os.listdir(folder) if ".so" in name)  # noqa: PTH208 - thousands of names
 
 
-def _extension(entry: ExtensionReport, report: AbiReport, site: Path, *, with_gpu: bool) -> Extension:
+def _extension(entry: ExtensionReport, report: AbiReport, site: Path, *, with_gpu: bool) -> dict[str, Any]:
     path = entry.path.removeprefix(f"{site}/")
     cubins, ptx = _gpu_code(site / path) if with_gpu else ((), ())
-    return Extension(
-        path=path,
-        machine=entry.machine or "",
-        verdict=entry.verdict.value,
-        kinds=tuple(cause.kind.value for cause in report.causes if entry.path in cause.extensions and _own(cause, entry)),
-        symbols=tuple(symbol.demangled for symbol in entry.missing if symbol.via is None)[:_MOST_SYMBOLS],
-        not_found=tuple(library.soname for library in entry.needed if library.found is None),
-        detail=entry.detail,
-        cubins=cubins,
-        ptx=ptx,
-    )
+    return {
+        "path": path,
+        "machine": entry.machine or "",
+        "verdict": entry.verdict.value,
+        "kinds": [cause.kind.value for cause in report.causes if entry.path in cause.extensions and _own(cause, entry)],
+        "symbols": [symbol.demangled for symbol in entry.missing if symbol.via is None][:_MOST_SYMBOLS],
+        "not_found": [library.soname for library in entry.needed if library.found is None],
+        "detail": entry.detail,
+        "cubins": cubins,
+        "ptx": ptx,
+    }
 
 
 def _own(cause: Cause, entry: ExtensionReport) -> bool:

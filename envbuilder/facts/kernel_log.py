@@ -29,7 +29,8 @@ _JOURNAL_LIMIT_S = 1.5
 def read_kernel_log(world: World) -> KernelLog | None:
     """Return what concerns GPU, memory and disks; None if no source may be read (that is usual without the group adm)."""
     for source, lines in _sources(world):
-        kept = [_clean(line) for line in lines if _WANTED.search(line)]
+        # A command line may hold anything, secrets included, and its options name drivers that say nothing.
+        kept = [_clean(line) for line in lines if _WANTED.search(line) and "ommand line:" not in line]
         return KernelLog(source=source, lines=tuple(kept[-_MOST_LINES:]))
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__
@@ -14,7 +15,6 @@ from envbuilder.facts.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 LIMIT_S = 5.0
 _EXTENSIONS_LIMIT_S = 20.0
@@ -22,7 +22,7 @@ _EXTENSIONS_LIMIT_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """A named part of the world. `limit_s` counts from the start of all readers."""
+    """A named part of the world. `limit_s` counts from its start."""
 
     name: str
     read: Callable[[], Any]
@@ -42,8 +42,11 @@ def take(
     `meanwhile` is called once all readers run: work for a process that would else only wait.
     """
     world = world or World()
+    chosen = environment or find_environment(world)
+    # The slowest starts before anything else is even imported: it works in a child, on another core.
+    early = [_Work(Reader(name="extensions", read=lambda: _extensions(world.at(chosen)), limit_s=_EXTENSIONS_LIMIT_S))] if chosen else []
     identity = detect.identify(world.root)
-    values, readings = read_all(_readers(world, environment, model), meanwhile)
+    values, readings = _gather([*early, *map(_Work, _readers(world, chosen, model))], meanwhile)
     extensions = values.pop("extensions", None)
     found = values.get("environment")
     if isinstance(found, Environment) and found.valid:
@@ -65,11 +68,21 @@ def take(
     )
 
 
-def _readers(world: World, environment: Path | None, model: Path | None) -> list[Reader]:
+def find_environment(world: World) -> Path | None:
+    """Return the environment that one would mean without naming it: the active one, or one in this folder."""
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if value := world.variables.get(name, ""):
+            return Path(value)
+    for name in (".venv", "venv", *(f".envbuilder/{target}/envs/serve" for target in ("dgx-spark", "cuda", "cpu"))):
+        if (world.at(world.directory / name) / "pyvenv.cfg").is_file():
+            return world.directory / name
+    return None
+
+
+def _readers(world: World, chosen: Path | None, model: Path | None) -> list[Reader]:
     from envbuilder.facts import driver, files_around, kernel_log, machine, toolchain  # noqa: PLC0415 - `detect_target` must not pay for them
     from envbuilder.facts import environment as environments  # noqa: PLC0415
 
-    chosen = environment or environments.find_environment(world)
     readers = [
         # The two that wait (for a child, for a disk) start first.
         Reader(name="nvml", read=lambda: driver.read_nvml(world)),
@@ -93,7 +106,6 @@ def _readers(world: World, environment: Path | None, model: Path | None) -> list
     ]
     if chosen is not None:
         readers.insert(0, Reader(name="environment", read=lambda: environments.read_environment(world, chosen)))
-        readers.insert(0, Reader(name="extensions", read=lambda: _extensions(world.at(chosen)), limit_s=_EXTENSIONS_LIMIT_S))
     return readers
 
 
@@ -103,25 +115,24 @@ def _extensions(environment: Path) -> Any:  # noqa: ANN401 - as all readers
     return elsewhere.extensions(environment)
 
 
-def read_all(readers: Iterable[Reader], meanwhile: Callable[[], None] | None = None) -> tuple[dict[str, Any], tuple[Reading, ...]]:
-    """Run the readers side by side; return what they gave, and how each fared.
+def read_all(readers: Iterable[Reader]) -> tuple[dict[str, Any], tuple[Reading, ...]]:
+    """Run readers side by side; return what they gave, and how each fared."""
+    return _gather([_Work(reader) for reader in readers], None)
+
+
+def _gather(running: list[_Work], meanwhile: Callable[[], None] | None) -> tuple[dict[str, Any], tuple[Reading, ...]]:
+    """Wait for readers, each as long as it may take.
 
     A thread that hangs in the kernel (a dead network mount, a wedged driver) cannot be ended: it is a daemon, left
     behind, and dies with the process.
     """
     values: dict[str, Any] = {}
-    started = time.monotonic()
-    running = []
-    for reader in readers:
-        work = _Work(reader)
-        work.thread.start()
-        running.append(work)
     if meanwhile is not None:
         meanwhile()
     readings = []
     for work in running:
-        work.thread.join(max(0.0, started + work.reader.limit_s - time.monotonic()))
-        reading, value = work.result(started)
+        work.thread.join(max(0.0, work.started + work.reader.limit_s - time.monotonic()))
+        reading, value = work.result()
         readings.append(reading)
         if reading.status == "ok" and value is not None:
             values[reading.name] = value
@@ -129,7 +140,7 @@ def read_all(readers: Iterable[Reader], meanwhile: Callable[[], None] | None = N
 
 
 class _Work:
-    """One reader in its thread."""
+    """One reader in its thread, started at once."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -137,6 +148,8 @@ class _Work:
         self._value: Any = None
         self._error = ""
         self._milliseconds = 0
+        self.started = time.monotonic()
+        self.thread.start()
 
     def _run(self) -> None:
         started = time.monotonic()
@@ -146,10 +159,10 @@ class _Work:
             self._error = f"{type(error).__name__}: {error}"[:300]
         self._milliseconds = round(1000 * (time.monotonic() - started))
 
-    def result(self, started: float) -> tuple[Reading, Any]:
+    def result(self) -> tuple[Reading, Any]:
         name = self.reader.name
         if self.thread.is_alive():
-            waited = round(1000 * (time.monotonic() - started))
+            waited = round(1000 * (time.monotonic() - self.started))
             return Reading(name=name, status="timeout", milliseconds=waited, error=f"no answer in {self.reader.limit_s:g} s"), None
         if self._error:
             return Reading(name=name, status="failed", milliseconds=self._milliseconds, error=self._error), None

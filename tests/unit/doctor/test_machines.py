@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,12 +14,10 @@ from envbuilder.doctor.examine import examine
 from envbuilder.doctor.model import Status
 from envbuilder.doctor.render import Style, examination
 from envbuilder.facts import redact
-from envbuilder.facts.codec import from_json, to_json
+from envbuilder.facts.codec import from_json, load, to_json
 from envbuilder.facts.snapshot import take
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from envbuilder.doctor.model import Examination
     from envbuilder.facts.model import Snapshot
 
@@ -80,6 +79,14 @@ def test_a_gb10_answers_through_the_real_nvidia_ml_py(tmp_path: Path) -> None:
     assert (snapshot.nvml.status, snapshot.nvml.driver, snapshot.nvml.cuda) == ("ok", "580.173.02", "13.0")
     gpu = snapshot.nvml.gpus[0]
     assert (gpu.name, gpu.compute_capability, gpu.memory_total, gpu.sm_clock_mhz, gpu.power_w) == ("NVIDIA GB10", "12.1", None, 208, 4.5)
+
+
+def test_a_real_h200_gave_no_alarm() -> None:
+    """A snapshot that `doctor --save` wrote on a machine with an NVIDIA H200 and driver 580.159.04, and not a simulated one."""
+    snapshot = load(Path(__file__).parents[2] / "machines/h200.json")
+    result = examine(snapshot)
+    assert (result.target, [finding for finding in result.findings if finding.is_fault]) == ("cuda", [])
+    assert "NVIDIA H200" in result.host
 
 
 def test_a_driver_that_hangs_is_a_finding_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from simulated import HOME, spark
 
 from envbuilder.facts.distributions import read_distributions
-from envbuilder.facts.environment import find_environment, read_environment
+from envbuilder.facts.environment import read_environment
 from envbuilder.facts.files_around import read_checkpoints, read_project, why_not_whole
+from envbuilder.facts.snapshot import find_environment
 from envbuilder.facts.toolchain import cuda_release_of
 from envbuilder.facts.world import World
 
