@@ -17,6 +17,8 @@ _TORCH_LIBRARY = re.compile(r"lib(?:torch|c10)(?:_\w+)?\.so")
 _CUDA_LIBRARY = re.compile(
     r"(lib(?:cudart|cublas|cublasLt|cusparse|cusparseLt|cusolver|cusolverMg|cudnn\w*|cufft|cufftw|curand|nccl|nvrtc|nvrtc-builtins|nvJitLink|cufile|nvshmem_host|cupti|nvToolsExt|nvtx3interop|npp\w+))\.so\.(\d+)[\d.]*"
 )
+# These carry CUDA's own major in their soname; cuFFT, cuSOLVER and others count for themselves.
+_NUMBERED_AS_CUDA = frozenset({"libcudart", "libcublas", "libcublasLt", "libnvrtc", "libnvJitLink"})
 _EXAMPLES = 3
 _TEXTS = {
     Kind.WRONG_MACHINE: "built for {names}, and the environment is for {machine}",
@@ -42,6 +44,8 @@ def kind_of_library(soname: str, torch: TorchInfo | None = None, present: Iterab
         return Kind.OTHER_LIBRARY
     if torch is not None and torch.cuda is None:
         return Kind.CPU_ONLY_TORCH
+    if torch is not None and torch.cuda and match[1] in _NUMBERED_AS_CUDA and match[2] != torch.cuda.partition(".")[0]:
+        return Kind.CUDA_MAJOR
     majors = {other[2] for name in present if (other := _CUDA_LIBRARY.fullmatch(name)) and other[1] == match[1]}
     return Kind.CUDA_MAJOR if majors - {match[2]} else Kind.CUDA_LIBRARY
 

@@ -145,6 +145,17 @@ def test_a_library_of_another_cuda_major_is_told_as_such(forge: Forge) -> None:
     assert "libcudart.so.12" in report.causes[0].text
 
 
+def test_a_bare_torch_of_another_cuda_major_is_told_as_such(forge: Forge) -> None:
+    """VLLM 0.20 on x86_64 with torch 2.10.0 (cu128): no file here has the name, and the number alone tells."""
+    make_torch(forge, version="2.10.0+cu128", cuda="12.8", place="wheel/")
+    make_cuda(forge, "new", "13")
+    forge.so("ext/_C.abi3.so", uses=["cudaMalloc", OLD_LOGGER], needs=["new/libcudart.so.13"])
+    shutil.rmtree(forge.root / "wheel/nvidia")
+    report = check_environment(forge.root / "ext", torch=torch_at(forge.root / "wheel"))
+    assert report.causes[0].kind is Kind.CUDA_MAJOR
+    assert "(CUDA 12.8): libcudart.so.13" in report.causes[0].text
+
+
 def test_a_library_elsewhere_in_the_environment_is_not_found(forge: Forge) -> None:
     """Tilelang's stub of libcuda would hide a real gap if "anywhere" were enough."""
     make_torch(forge)
