@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from envbuilder.build.stages import Stage
 from envbuilder.compile.building import default_jobs, find_ccache
-from envbuilder.compile.making import Maker
+from envbuilder.compile.making import Maker, recipe
 from envbuilder.compile.packing import compressor
 from envbuilder.compile.toolchain import find_compilers
 from envbuilder.compile.verify import compare
@@ -92,6 +92,7 @@ class CompileStages:
             "published": maker.published.parent.name,
             "compilers": maker.compilers.identity,
             "compressor": compressor(),
+            "recipe": recipe(),
         }
 
     def _compile(self, maker: Maker, step: Step) -> Result:

@@ -168,9 +168,10 @@ class _Pipeline:
 
         def run(step: Step) -> Result:
             builds = {name: torch_build(self._site(name)) for name, _ in plan.release.environments()}
-            digest = write_manifest(
-                plan, builds, proofs={**self.chain.outcomes["gates"].result, "abi": self.chain.outcomes["abi"].result, "smoke": smoke}
-            )
+            outcomes = self.chain.outcomes
+            compiled = {"compile": outcomes["compile"].result} if "compile" in outcomes else {}
+            proofs = {**outcomes["gates"].result, "abi": outcomes["abi"].result, "smoke": smoke, **compiled}
+            digest = write_manifest(plan, builds, proofs=proofs)
             step.detail = f"sha256:{digest[:16]}…"
             return {"sha256": digest}
 
@@ -178,6 +179,7 @@ class _Pipeline:
             "target": plan.target.name,
             "release": [plan.release_name, plan.release.model_dump(mode="json")],
             "lock": plan.lock.digest,
+            "vllm": plan.vllm,
             "interpreter": plan.interpreter.version,
         }
         after = tuple(self.chain.outcomes)

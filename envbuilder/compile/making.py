@@ -18,7 +18,7 @@ from envbuilder.compile.policy import guess
 from envbuilder.compile.sources import read_sdist
 from envbuilder.compile.workspace import Workspace, room
 from envbuilder.errors import StepError, VerificationError
-from envbuilder.files import digest_of, human_size, storage_errors, write_json
+from envbuilder.files import digest_of, human_size, sha256_file, storage_errors, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -168,6 +168,12 @@ def require_native(built: Mapping[str, Path], arch: str) -> GpuCodeReport:
             next="An edit of the source that moves these units to the arch is missing; see docs/source-build.md.",
         )
     return report
+
+
+def recipe() -> str:
+    """Return the hash of this room's own code: how a wheel is made is an input of it like any other."""
+    code = sorted(Path(__file__).resolve().parent.rglob("*.py"))
+    return digest_of([(path.name, sha256_file(path)) for path in code])
 
 
 def totals(root: Path) -> dict[str, Any]:
