@@ -78,6 +78,7 @@ def main() -> None:
     model = model.to(torch.bfloat16)
     listen("bf16", model)
     save(model, tokenizer, base)
+    model.config.name_or_path = str(base)  # llmcompressor opens it from 0.14 on, to see whether the model is quantized already
     laps.done("save")
     compress(model, tokenizer, request["prompt"] + request["answer"])
     # Never decode here: until it is reloaded, the model rounds every weight anew on every step (a minute for this text).
