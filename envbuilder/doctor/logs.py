@@ -12,6 +12,7 @@ from envbuilder.facts import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from envbuilder.doctor.signatures import Signature
 
@@ -113,3 +114,19 @@ def _finding(match: Match, name: str, *, explained_by: str) -> Finding:
     times = f"{match.count} lines in all." if match.count > len(match.lines) else ""
     status = Status.INFO if match.harmless else Status.FAIL
     return Finding(check=all_checks()[match.id], verdict=Verdict(status=status, evidence=evidence, note=times), explained_by=explained_by)
+
+
+def recognised(path: Path) -> list[str]:
+    """Return what a log file shows, one line for each root: for whoever just failed and has a log to show for it."""
+    from envbuilder.doctor.pages import page  # noqa: PLC0415 - only after a failure
+
+    try:
+        with path.open("rb") as stream:
+            result = examine_log(stream, name=path.name)
+    except OSError:
+        return []
+    roots = [finding for finding in result.findings if finding.status is Status.FAIL and not finding.explained_by]
+    return [
+        f"{finding.check.id} {finding.check.name} ({finding.verdict.evidence[0].source}): {page(finding.check.id).fix} `envbuilder explain {finding.check.id}` says more."
+        for finding in roots
+    ]

@@ -27,6 +27,20 @@ def test_there_are_at_least_100_checks() -> None:
     assert len(STATIC) >= 100
 
 
+def test_every_failure_of_the_corpus_is_known_by_its_name() -> None:
+    """90 failures collected from public threads: what one of them is called there is its name here."""
+    corpus = (Path(__file__).parents[2] / "machines/corpus.txt").read_text().split()
+    names = {check.name for check in all_checks().values()}
+    assert len(corpus) == 90
+    assert [name for name in corpus if name not in names] == []
+
+
+def test_most_of_the_corpus_is_found_without_a_log() -> None:
+    static = {check.name for check in all_checks().values() if check.judge is not None}
+    corpus = (Path(__file__).parents[2] / "machines/corpus.txt").read_text().split()
+    assert sum(name in static for name in corpus) >= 72
+
+
 def test_every_check_has_a_machine_where_it_speaks_and_none_is_for_a_check_that_is_gone() -> None:
     assert set(STATIC) == set(SPEAKS)
 

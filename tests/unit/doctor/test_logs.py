@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envbuilder.cli import main
-from envbuilder.doctor.logs import examine_log, match_log
+from envbuilder.doctor.logs import examine_log, match_log, recognised
 from envbuilder.doctor.model import Status
 from envbuilder.doctor.registry import all_checks
 from envbuilder.doctor.signatures import SIGNATURES
@@ -218,3 +218,12 @@ def test_secrets_in_a_log_are_not_repeated(tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "No space left" in out
     assert not any(secret in out for secret in ("hf_abcdefghijklmnop", "alice", "192.168.77.5"))
+
+
+def test_a_failed_step_can_say_what_its_log_shows(tmp_path: Path) -> None:
+    path = tmp_path / "serve.log"
+    path.write_text(f"{INNOCENT}{LINES['EB-TRI-003']}\n{LINES['EB-VLLM-021']}\n")
+    said = recognised(path)
+    assert len(said) == 1
+    assert said[0].startswith("EB-TRI-003 triton-python-h (serve.log:11): ")
+    assert recognised(tmp_path / "none.log") == []
