@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.doctor.pages import page
+from envbuilder.doctor.pages import commands_for, page
 from envbuilder.facts import redact
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ def document(result: Examination) -> dict[str, Any]:
         "schema": SCHEMA,
         "target": result.target,
         "host": redact.text(result.host),
-        "findings": [_finding(finding) for finding in result.findings],
+        "findings": [_finding(finding, result.environment) for finding in result.findings],
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: Finding, environment: str) -> dict[str, Any]:
     entry, verdict = page(finding.check.id), finding.verdict
-    commands = verdict.commands if verdict.commands is not None else entry.commands
+    commands = commands_for(entry, verdict.commands, environment)
     return {
         "id": finding.check.id,
         "name": finding.check.name,

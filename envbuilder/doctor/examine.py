@@ -21,7 +21,8 @@ def examine(snapshot: Snapshot, *, target: str = "", checks: Iterable[Check] | N
     """Judge a snapshot. The order of the result is the order of reading: roots first, the worst first."""
     chosen = [check for check in (checks if checks is not None else all_checks().values()) if check.judge is not None]
     verdicts = {check.id: (check, run_check(check, snapshot)) for check in chosen}
-    return Examination(target=target or target_of(snapshot), host=describe(snapshot), findings=order(verdicts))
+    path = snapshot.environment.path if snapshot.environment else ""
+    return Examination(target=target or target_of(snapshot), host=describe(snapshot), environment=path, findings=order(verdicts))
 
 
 def run_check(check: Check, snapshot: Snapshot) -> Verdict:

@@ -112,6 +112,8 @@ def examine_log(stream: BinaryIO, *, name: str) -> Examination:
 def _finding(match: Match, name: str, *, explained_by: str) -> Finding:
     evidence = tuple(Evidence(source=f"{name}:{number}", value=line) for number, line in match.lines)
     times = f"{match.count} lines in all." if match.count > len(match.lines) else ""
+    if match.harmless:
+        times = f"It only looks like a fault. {times}".strip()
     status = Status.INFO if match.harmless else Status.FAIL
     return Finding(check=all_checks()[match.id], verdict=Verdict(status=status, evidence=evidence, note=times), explained_by=explained_by)
 

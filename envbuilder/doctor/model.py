@@ -91,10 +91,11 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """All findings, roots first; `target` is the one the environment was judged for."""
+    """All findings, roots first; `target` is the one the environment was judged for ("" for a log)."""
 
     target: str
     host: str
+    environment: str = ""
     findings: tuple[Finding, ...] = field(default=())
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,3 +77,9 @@ def _page(id: str, name: str, body: str) -> Page:
 
 def _flow(text: str) -> str:
     return " ".join(text.split())
+
+
+def commands_for(entry: Page, own: tuple[str, ...] | None, environment: str) -> tuple[str, ...]:
+    """Return a finding's commands (`own`, or the page's), with the environment's path where a page says ENVIRONMENT."""
+    commands = own if own is not None else entry.commands
+    return tuple(command.replace("ENVIRONMENT", shlex.quote(environment)) if environment else command for command in commands)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from envbuilder.doctor.model import Severity, Status
-from envbuilder.doctor.pages import Page, page
+from envbuilder.doctor.pages import commands_for, page
 from envbuilder.facts import redact
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Style:
 
 def examination(result: Examination, style: Style, *, everything: bool = False, seconds: float | None = None) -> str:
     """Return the page of an examination; `everything` shows what passed and what was skipped, too."""
-    lines = [*_wrap(f"Machine: {redact.text(result.host)}", 0, 9), f"Target:  {result.target}", ""]
+    lines = [*_wrap(f"Machine: {redact.text(result.host)}", 0, 9), f"Target:  {result.target}", ""] if result.target else []
     followers = _followers(result.findings)
     shown = [finding for finding in result.findings if not finding.explained_by and (finding.is_fault or finding.status is Status.UNKNOWN)]
     for finding in shown:
-        lines += [*_finding(finding, style, followers.get(finding.check.id, [])), ""]
+        lines += [*_finding(finding, style, followers.get(finding.check.id, []), result.environment), ""]
     lines += _notes(result.findings, style)
     if everything:
         lines += _rest(result.findings, style)
@@ -85,7 +85,7 @@ def _followers(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
     return found
 
 
-def _finding(finding: Finding, style: Style, followers: Sequence[Finding]) -> Iterator[str]:
+def _finding(finding: Finding, style: Style, followers: Sequence[Finding], environment: str) -> Iterator[str]:
     mark, code = _MARKS[finding.status]
     entry, verdict = page(finding.check.id), finding.verdict
     broken = f"Not so: {entry.title[0].lower()}{entry.title[1:]}" if finding.is_fault else entry.title
@@ -105,15 +105,11 @@ def _finding(finding: Finding, style: Style, followers: Sequence[Finding]) -> It
         return
     yield from _labelled("why", entry.why, style)
     yield from _labelled("fix", entry.fix, style)
-    for command in commands_of(finding, entry)[:_MOST_COMMANDS]:
+    for command in commands_for(entry, verdict.commands, environment)[:_MOST_COMMANDS]:
         # Commands are never broken: they are there to be copied.
         yield "          " + style.paint(redact.text(command), "1")
     if followers:
         yield from _labelled("so also", ", ".join(f"{one.check.id} {one.check.name}" for one in followers), style)
-
-
-def commands_of(finding: Finding, entry: Page) -> tuple[str, ...]:
-    return finding.verdict.commands if finding.verdict.commands is not None else entry.commands
 
 
 def _labelled(label: str, text: str, style: Style) -> Iterator[str]:
@@ -135,7 +131,7 @@ def _notes(findings: Sequence[Finding], style: Style) -> Iterator[str]:
     for finding in notes:
         mark, code = _MARKS[Status.INFO]
         evidence = finding.verdict.evidence[0] if finding.verdict.evidence else None
-        said = f"{evidence.source}: {evidence.value}. " if evidence and evidence.source else ""
+        said = f"{evidence.source}: {evidence.value.rstrip('.')}. " if evidence and evidence.source else ""
         note = finding.verdict.note or page(finding.check.id).title
         rows = textwrap.wrap(redact.text(f"{said}{note}"), WIDTH - 4, break_on_hyphens=False)
         yield f"{style.paint(mark, code)} {finding.check.id} {style.paint(finding.check.name, '2')}"
@@ -164,11 +160,16 @@ def _summary(result: Examination, style: Style, seconds: float | None) -> Iterat
         f"{folded} more that follow from these" if folded else "",
         f"{count[Status.CRASH]} checks crashed" if count[Status.CRASH] else "",
     ]
-    words += [f"{count[Status.UNKNOWN]} not to be told" if count[Status.UNKNOWN] else "", f"{count[Status.PASS]} passed"]
+    words += [
+        f"{count[Status.UNKNOWN]} not to be told" if count[Status.UNKNOWN] else "",
+        f"{count[Status.PASS]} passed" if result.target else "",
+    ]
     took = f", in {seconds:.2f} s" if seconds is not None else ""
     bad = count[Status.FAIL] or count[Status.WARN] or count[Status.CRASH]
-    verdict = style.paint("Something is wrong." if bad else "Nothing is wrong.", "31;1" if bad else "32;1")
-    yield f"{verdict} {', '.join(word for word in words if word)}{took}."
+    good = "Nothing is wrong." if result.target else "The log shows no failure that is known here."
+    verdict = style.paint("Something is wrong." if bad else good, "31;1" if bad else "32;1")
+    counts = ", ".join(word for word in words if word)
+    yield f"{verdict} {counts}{took}.".replace(" , in", " In") if counts or took else verdict
     if bad:
         first = next(finding for finding in result.findings if finding.is_fault and not finding.explained_by)
         yield f"More of one: envbuilder explain {first.check.id}"
