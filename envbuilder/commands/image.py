@@ -1,7 +1,7 @@
 """Write the images of a finished build, and bring them where they are used.
 
     envbuilder image --out .envbuilder/cpu
-    envbuilder image --out .envbuilder/cpu --push registry.example:5000/team/vllm
+    envbuilder image --push registry.example:5000/team/vllm:stable
 
 Writes base, serve, quantize and dev into DIR/image, an OCI layout, without an engine, root or a registry. With --push
 they get the tags TAG-base, TAG-serve, TAG-quantize and TAG-dev; only layers that the registry lacks are sent.

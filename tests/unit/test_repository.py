@@ -28,7 +28,7 @@ HOSTS = [
         ("wheels", "vllm", "ai"),
     )
 ]
-PLACES = ["/" + "work/", "/" + "tmp/w/", "/" + "root/"]
+PLACES = ["/" + "work/", "/" + "tmp/w/", "/" + "root/.py"]
 LARGEST = 1_000_000
 
 
