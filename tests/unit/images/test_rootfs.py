@@ -14,7 +14,7 @@ from envbuilder.images import loader_cache
 from envbuilder.images.deb import read_deb
 from envbuilder.images.rootfs import User, root_tree
 from envbuilder.images.tree import Entry, Kind, difference, file, folder, symlink, whole
-from tests.unit.images.conftest import ar, deb, tar
+from tests.unit.images.small import ar, deb, tar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

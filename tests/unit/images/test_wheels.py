@@ -10,7 +10,7 @@ import pytest
 
 from envbuilder.errors import VerificationError
 from envbuilder.images.wheels import Wheel, shared_paths, wheel_entries
-from tests.unit.images.conftest import wheel
+from tests.unit.images.small import wheel
 
 if TYPE_CHECKING:
     from pathlib import Path

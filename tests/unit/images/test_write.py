@@ -19,7 +19,7 @@ from envbuilder.images.provenance import opened, signed, statement
 from envbuilder.images.sbom import sbom
 from envbuilder.images.verify import check_blobs, check_files, own_files
 from envbuilder.images.write import write_images
-from tests.unit.images.conftest import wheel
+from tests.unit.images.small import wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -253,14 +253,14 @@ def test_a_signature_is_checked(make_inputs: Callable[..., Inputs], tmp_path: Pa
 
 
 def test_the_server_is_on_loopback_unless_asked() -> None:
-    assert entry_point.command(["model"], []) == ["serve", "model", "--host", "127.0.0.1"]
-    assert entry_point.command(["model", "--host=0.0.0.0"], []) == ["serve", "model", "--host=0.0.0.0"]
+    assert entry_point.command(["model"], []) == ["--model", "model", "--host", "127.0.0.1"]
+    assert entry_point.command(["model", "--host=0.0.0.0"], []) == ["--model", "model", "--host=0.0.0.0"]
 
 
 def test_what_the_caller_says_comes_before_the_target() -> None:
     defaults = ["--attention-backend", "TRITON_ATTN", "--enforce-eager", "--seed", "1"]
     assert entry_point.command(["m", "--host", "h", "--attention_backend", "X"], defaults) == [
-        *("serve", "m", "--host", "h", "--attention_backend", "X"),
+        *("--model", "m", "--host", "h", "--attention_backend", "X"),
         *("--enforce-eager", "--seed", "1"),
     ]
 
