@@ -6,10 +6,12 @@ python bench/compile.py --no-op OUT        # time `envbuilder build --target dgx
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from envbuilder.compile.building import read_records
 from envbuilder.compile.policy import GIB
@@ -44,5 +46,45 @@ def no_op(out: Path) -> None:
     print(f"a build where nothing changed: {min(samples):.2f} to {max(samples):.2f} s over 5 runs ({time.perf_counter() - started:.1f} s)")
 
 
+def record(out: Path, workspace: Path, published: Path, ours: Path) -> None:
+    document = json.loads((out / "compile.json").read_bytes())
+    measured = {row["unit"]: row for row in read_records(workspace)}
+    keys = ("seconds", "user", "system", "waited", "peak", "cache")
+    document["units"] = [{**unit, **{key: measured[unit["unit"]][key] for key in keys}} for unit in document["units"]]
+    theirs, own = (json.loads(path.read_bytes()) for path in (published, ours))
+    document["loaded"] = {
+        "torch": own["torch"],
+        "vllm": own.get("vllm"),
+        "extensions": {path: result.get("error", "loads") for path, result in own["extensions"].items()},
+    }
+    document["operators"] = {"ours": _operators(own), "missing": _missing(theirs, own)}
+    print(json.dumps(document, indent=1))
+
+
+def _operators(listing: dict[str, Any]) -> dict[str, int]:
+    return {path: len(result.get("operators", ())) for path, result in listing["extensions"].items()}
+
+
+def _missing(theirs: dict[str, Any], own: dict[str, Any]) -> dict[str, str]:
+    """Name each operator of the published wheel that ours has not, or has without the kernel, and the extension that had it."""
+    here = {name: kernels for result in own["extensions"].values() for name, kernels in result.get("operators", {}).items()}
+    missing = {}
+    for path, result in theirs["extensions"].items():
+        for name, kernels in result.get("operators", {}).items():
+            if name not in here:
+                missing[name] = f"{path}: not registered"
+            elif lost := sorted(set(kernels) - set(here[name])):
+                missing[name] = f"{path}: no kernel for {', '.join(lost)}"
+    return missing
+
+
 if __name__ == "__main__":
-    no_op(Path(sys.argv[2])) if sys.argv[1] == "--no-op" else report(Path(sys.argv[1]))
+    match sys.argv[1:]:
+        case ["--no-op", place]:
+            no_op(Path(place))
+        case ["--record", *places] if len(places) == 4:
+            record(*map(Path, places))
+        case [place]:
+            report(Path(place))
+        case _:
+            sys.exit(__doc__)
