@@ -106,16 +106,21 @@ def build_with(engine: str, layout: Layout, image: Image, tag: str, *, scratch: 
     with _context(layout, image, scratch) as folder:
         identity = folder / "id"
         try:
-            run(
-                [program, *_options(engine), "--iidfile", identity, "--tag", tag, folder],
-                env={**os.environ, "DOCKER_BUILDKIT": "1"},
-                log=log,
-                timeout_s=3600,
-                what=f"building {image.name} with {engine}",
-            )
+            _build([program, *_options(engine), "--iidfile", identity, "--tag", tag, folder], engine, image, log)
         except ProgramError as error:
             raise EngineError(error.what, why=error.why, next=error.next) from error
         return identity.read_text(encoding="utf-8").strip()
+
+
+def _build(argv: Sequence[str | Path], engine: str, image: Image, log: Path) -> None:
+    """Run a build, with BuildKit where docker has it: a client that came without its buildx part says so, and has the older builder."""
+    what = f"building {image.name} with {engine}"
+    try:
+        run(argv, env={**os.environ, "DOCKER_BUILDKIT": "1"}, log=log, timeout_s=3600, what=what)
+    except ProgramError as error:
+        if engine != "docker" or "buildx" not in error.why:
+            raise
+        run(argv, env={**os.environ, "DOCKER_BUILDKIT": "0"}, log=log, timeout_s=3600, what=what)
 
 
 def _options(engine: str) -> Sequence[str]:

@@ -44,10 +44,12 @@ class Written:
         return sum(blob.unpacked for _, blob in self.layers)
 
 
-def write_images(inputs: Inputs, *, layers: LayerStore, layout: Layout, console: Console) -> list[Written]:
-    """Write every image and name it in the layout's index. Layers that several images have are made once."""
+def write_images(
+    inputs: Inputs, *, layers: LayerStore, layout: Layout, console: Console, images: Sequence[ImageName] = IMAGES
+) -> list[Written]:
+    """Write images and name them in the layout's index. Layers that several images have are made once."""
     inputs.compression.check()
-    recipes = {image: layers_of(image, inputs) for image in IMAGES}
+    recipes = {image: layers_of(image, inputs) for image in images}
     blobs = _make({layer.key(inputs.compression): layer for recipe in recipes.values() for layer in recipe}, inputs, layers, console)
     written = [_write(image, recipe, inputs, blobs, layers=layers, layout=layout) for image, recipe in recipes.items()]
     platform = platform_of(inputs)

@@ -1,0 +1,233 @@
+"""Container engines from Debian's packages, started by hand: they take our images, and make the same ones from Dockerfiles."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.console import Console
+from envbuilder.images.engines import DockerEngine, EngineError, build_with
+from envbuilder.images.layers import LayerStore, tar_header
+from envbuilder.images.oci import Layout
+from envbuilder.images.recipe import layers_of
+from envbuilder.images.write import write_images
+from tests.unit.images.small import small_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from envbuilder.images.inputs import Inputs
+
+pytestmark = [
+    pytest.mark.programs,
+    pytest.mark.enable_socket,
+    pytest.mark.timeout(600),
+    # docker's SDK leaves sockets to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, Layout]:
+    folder = tmp_path_factory.mktemp("small")
+    inputs = small_inputs(folder)
+    layout = Layout(folder / "image")
+    write_images(inputs, layers=LayerStore(folder / "store"), layout=layout, console=Console(stream=io.StringIO()))
+    return inputs, layout
+
+
+@pytest.fixture(scope="module")
+def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
+    """An engine of our own: its own socket and data, no firewall rule of this machine touched."""
+    if shutil.which("dockerd") is None or not ROOT:
+        pytest.skip("needs dockerd (Debian: apt install docker.io) and root")
+    folder = tmp_path_factory.mktemp("dockerd")
+    argv = ["dockerd", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false", "--bridge=none", "-s", "overlay2"]
+    argv += ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")]
+    before = os.environ.get("DOCKER_HOST")
+    os.environ["DOCKER_HOST"] = f"unix://{folder}/sock"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*argv, "-H", f"unix://{folder}/sock"], stdout=log, stderr=log)
+    for _ in range(200):
+        with contextlib.suppress(EngineError):
+            DockerEngine.connect().client.close()
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail((folder / "log").read_text())
+    yield process
+    process.terminate()
+    process.wait()
+    subprocess.run(["umount", str(folder / "exec/netns/default")], check=False, capture_output=True)
+    os.environ.pop("DOCKER_HOST") if before is None else os.environ.update(DOCKER_HOST=before)
+
+
+def expected(inputs: Inputs, name: str) -> dict[str, tuple[object, ...]]:
+    """Return what an image's files must look like, whoever made the image: {path: (kind, mode, owner, target, sha256)}."""
+    found: dict[str, tuple[object, ...]] = {}
+    for layer in layers_of(name, inputs):  # type: ignore[arg-type]
+        with contextlib.ExitStack() as stack:
+            for entry in layer.make(stack).values():
+                with entry.open() as content:
+                    found[entry.path] = seen(tar_header(entry), content.read())
+    return found
+
+
+def seen(member: tarfile.TarInfo, content: bytes) -> tuple[object, ...]:
+    return (
+        member.type,
+        member.mode,
+        member.uid,
+        member.gid,
+        member.linkname,
+        hashlib.sha256(content).hexdigest() if member.isreg() else "",
+    )
+
+
+def in_tar(stream: io.BytesIO) -> dict[str, tuple[object, ...]]:
+    with tarfile.open(fileobj=stream) as archive:
+        found = {}
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() else None
+            found[member.name.removeprefix("./").rstrip("/")] = seen(member, content.read() if content else b"")
+    return found
+
+
+def of_container(engine: DockerEngine, tag: str) -> dict[str, tuple[object, ...]]:
+    container = engine.client.containers.create(tag, command="x")
+    try:
+        found = in_tar(io.BytesIO(b"".join(container.export())))
+    finally:
+        container.remove()
+    # What Docker itself lays into every container.
+    made_by_docker = {
+        ".dockerenv",
+        "dev",
+        "dev/console",
+        "dev/pts",
+        "dev/shm",
+        "proc",
+        "sys",
+        "etc/hostname",
+        "etc/hosts",
+        "etc/resolv.conf",
+        "etc/mtab",
+    }
+    return {path: value for path, value in found.items() if path not in made_by_docker and path}
+
+
+@pytest.mark.parametrize("name", ["base", "serve", "quantize", "dev"])
+def test_docker_takes_our_image_and_calls_it_by_our_digest(small: tuple[Inputs, Layout], dockerd: object, name: str) -> None:
+    inputs, layout = small
+    image = next(image for image in layout.images() if image.name == name)
+    engine = DockerEngine.connect()
+    identity = engine.load(layout, image, f"test:{name}")
+    assert identity == image.manifest["config"]["digest"]
+    held = engine.client.images.get(f"test:{name}")
+    assert held.attrs["Config"]["User"] == "envbuilder"
+    assert held.labels["envbuilder.lock"] == f"sha256:{inputs.lock}"
+    assert of_container(engine, f"test:{name}") == expected(inputs, name)
+    engine.client.close()
+
+
+@pytest.mark.parametrize("name", ["base", "dev"])
+def test_docker_builds_the_same_files(small: tuple[Inputs, Layout], dockerd: object, name: str, tmp_path: Path) -> None:
+    """The Dockerfiles are for people who extend them; they must not have drifted from what envbuilder writes itself."""
+    inputs, layout = small
+    image = next(image for image in layout.images() if image.name == name)
+    build_with("docker", layout, image, f"built:{name}", scratch=tmp_path / "context", log=tmp_path / "log")
+    engine = DockerEngine.connect()
+    assert of_container(engine, f"built:{name}") == expected(inputs, name)
+    config = engine.client.images.get(f"built:{name}").attrs["Config"]
+    for key in ("User", "WorkingDir", "Entrypoint", "Cmd", "Labels"):
+        assert config[key] == image.config["config"].get(key)
+    assert sorted(config["Env"]) == sorted(image.config["config"]["Env"])
+    engine.client.close()
+
+
+@pytest.mark.parametrize("name", ["serve"])
+def test_buildah_builds_the_same_files(small: tuple[Inputs, Layout], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("buildah") is None or not ROOT:
+        pytest.skip("needs buildah (Debian: apt install buildah) and root")
+    inputs, layout = small
+    image = next(image for image in layout.images() if image.name == name)
+    storage = tmp_path / "storage.conf"
+    storage.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n')
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(storage))
+    build_with("buildah", layout, image, "localhost/built:serve", scratch=tmp_path / "context", log=tmp_path / "log")
+    subprocess.run(["buildah", "push", "localhost/built:serve", f"oci:{tmp_path}/built:serve"], check=True, capture_output=True)
+    built = Layout(tmp_path / "built").images()[0]
+    found: dict[str, tuple[object, ...]] = {}
+    for blob in built.layers:
+        found |= in_tar(io.BytesIO(Layout(tmp_path / "built").blob(blob.digest).read_bytes()))
+    assert found == expected(inputs, name)
+    assert built.config["config"]["User"] == "envbuilder"
+    assert built.config["config"]["Entrypoint"] == image.config["config"]["Entrypoint"]
+
+
+def test_no_engine_is_said_and_none_is_needed(small: tuple[Inputs, Layout], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, layout = small
+    image = layout.images()[0]
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    with pytest.raises(EngineError, match="no Docker engine answers"):
+        DockerEngine.connect()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match="buildah is not installed"):
+        build_with("buildah", layout, image, "x", scratch=tmp_path / "context", log=tmp_path / "log")
+
+
+def test_an_engine_that_stops_halfway_is_an_error(small: tuple[Inputs, Layout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that dies in the middle: no image, no context left behind, and its last words in the message."""
+    _, layout = small
+    fake = tmp_path / "bin/buildah"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho pulling the rug; kill -9 $$\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    with pytest.raises(EngineError) as caught:
+        build_with("buildah", layout, layout.images()[0], "x", scratch=tmp_path / "context", log=tmp_path / "log")
+    assert "SIGKILL" in caught.value.what
+    assert "pulling the rug" in caught.value.why
+    assert not (tmp_path / "context").exists()
+
+
+def test_an_engine_that_is_killed_while_loading_is_an_error(small: tuple[Inputs, Layout], dockerd: subprocess.Popen[bytes]) -> None:
+    """Last in this file: the engine is gone afterwards."""
+    _, layout = small
+    engine = DockerEngine.connect()
+    dockerd.kill()
+    dockerd.wait()
+    with pytest.raises(EngineError, match="did not take"):
+        engine.load(layout, layout.images()[0], "test:late")
+    engine.client.close()
+
+
+@pytest.mark.skipif(not ROOT, reason="a small disk is mounted, which needs root")
+def test_a_full_disk_is_said_and_a_second_run_goes_on(tmp_path: Path) -> None:
+    from envbuilder.errors import StorageError  # noqa: PLC0415
+
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        inputs = small_inputs(tmp_path)
+        with pytest.raises(StorageError, match="the disk is full"):
+            write_images(inputs, layers=LayerStore(mount / "store"), layout=Layout(mount / "image"), console=Console(stream=io.StringIO()))
+        assert not list(mount.glob("store/layers/blobs/.*")), "a half-written layer was left on a full disk"
+        subprocess.run(["mount", "-o", "remount,size=8m", str(mount)], check=True)
+        write_images(inputs, layers=LayerStore(mount / "store"), layout=Layout(mount / "image"), console=Console(stream=io.StringIO()))
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
