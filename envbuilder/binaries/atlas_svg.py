@@ -27,7 +27,7 @@ _LEGEND = (
     (_NO_CUDA, "torch without CUDA"),
     (_OTHER_TORCH, "built for another torch"),
     (_OTHER_CUDA, "built for another CUDA"),
-    (_ELSE, "another cause"),
+    (_ELSE, "else"),
 )
 
 
@@ -79,5 +79,5 @@ def _legend(top: int) -> Iterator[str]:
     x = 20
     for colour, text in _LEGEND:
         yield f'<rect x="{x}" y="{top}" width="12" height="12" rx="2" fill="{colour}"/><text x="{x + 16}" y="{top + 10}">{text}</text>'
-        x += 40 + 6 * len(text)
+        x += 36 + 6 * len(text)
     yield f'<text x="20" y="{top + 30}">Frame: the torch that vLLM pins. Number: extensions that would not load. ●: the real loader was asked and said the same.</text>'

@@ -84,6 +84,9 @@ def _show(machine: str, console: Console) -> None:
     from envbuilder.binaries.atlas_grid import grid
 
     table = grid(load(), machine)
-    rows = [[row.vllm, row.pinned or "", *(cell.short for cell in row.cells)] for row in table.rows]
-    console.table(f"vLLM and torch, {machine}", ["vLLM", "pins", *table.torch], rows)
-    console.line("✓ loads · c this torch has no CUDA · v another torch · m another CUDA · ? else; * the real loader said so too")
+    heading = "".join(f"{name.partition('+')[0].removesuffix('.0'):>6}" for name in table.torch)
+    lines = [f"vLLM    pins  {heading}"]
+    lines += [f"{row.vllm:<8}{row.pinned or '':<6}{''.join(f'{cell.short:>6}' for cell in row.cells)}" for row in table.rows]
+    print("\n".join(lines))  # noqa: T201
+    console.line("✓ loads; c: this torch has no CUDA; v: built for another torch; m: for another CUDA;")
+    console.line("*: the real loader said so too")

@@ -51,7 +51,10 @@ def wheels(forge: Forge, tmp_path: Path) -> dict[str, Path]:
     vllm(forge)
     vllm(forge, "vllm/_new_C_stable_libtorch.abi3.so", uses=["aoti_torch_library_impl", "dlopen", "PyObject_Call"], weak=["_ZN2at5maybeEv"])
     found = {"vllm": pack(forge, tmp_path / VLLM, "vllm", metadata="Metadata-Version: 2.4\nRequires-Dist: torch==2.11.0\n")}
-    forge.so("torch/lib/libtorch_python.so", soname="libtorch_python.so", defines=["aoti_torch_library_impl"])
+    shims = ["_ZN2at3addEv", "aoti_torch_library_impl"]
+    forge.so(
+        "torch/lib/libtorch_cpu.so", soname="libtorch_cpu.so", defines=shims, needs=["torch/lib/libc10.so"], flags=["-Wl,-rpath,$ORIGIN"]
+    )
     found["2.11.0"] = pack(forge, tmp_path / "torch-2.11.0-cp312-cp312-manylinux_2_28_x86_64.whl", "torch")
     for path in (forge.root / "torch").rglob("*.so"):
         path.unlink()
