@@ -47,7 +47,9 @@ def _distribution(site: str, folder: str, name: str, version: str) -> Distributi
     stated = re.search(r"^Version:\s*(\S+)", headers, re.MULTILINE)
     python = re.search(r"^Requires-Python:\s*(.+)$", headers, re.MULTILINE)
     build = re.search(r"^Build:\s*(\S+)", wheel, re.MULTILINE)
-    missing, short, escapes = ((), (), 0) if name in _NO_LIBRARIES else _damage(site, _bytes(f"{folder}/RECORD"))
+    # NVIDIA's wheels call themselves pure and hold libraries.
+    without = name in _NO_LIBRARIES or ("Root-Is-Purelib: true" in wheel and not name.startswith("nvidia"))
+    missing, short, escapes = ((), (), 0) if without else _damage(site, _bytes(f"{folder}/RECORD"))
     return Distribution(
         name=name,
         version=stated[1] if stated else version,
