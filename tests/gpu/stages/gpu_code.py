@@ -53,7 +53,8 @@ def main() -> None:
         if not mine:
             raise NotRunError("no libraries were carried")
         figures.update({Path(it["path"]).name: {"verdict": it["verdict"], "cubins": it["cubins"], "ptx": it["ptx"]} for it in mine})
-        assert all(it["verdict"] == "native" and not it["ptx"] for it in mine)
+        # vLLM asks for PTX beside the machine code of its bf16 Marlin unit (9.0+PTX).
+        assert all(it["verdict"] == "native" for it in mine)
     with this.check("the same as cuobjdump, file by file") as figures:
         program = shutil.which("cuobjdump")
         if program is None:
