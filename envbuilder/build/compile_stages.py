@@ -74,7 +74,7 @@ class CompileStages:
             compilers=find_compilers(plan.interpreter.machine, here=platform.machine()),
             published=wheels["vllm"],
             kept=plan.store.root / "compile",
-            jobs=plan.jobs or default_jobs(),
+            jobs=min(plan.jobs or default_jobs(), default_jobs()),  # more than one for each core only takes memory
             console=self.console,
             ccache=find_ccache(),
         )
