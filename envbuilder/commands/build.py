@@ -65,7 +65,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         verify=args.verify,
     )
     console.line(f"{target.name} {plan.release_name}, CPython {plan.interpreter.version}, into {layout.out}")
-    outcomes = build(plan, console)
+    with options.diagnosed(layout, console):
+        outcomes = build(plan, console)
     if args.json:
         print(json.dumps(_document(plan, outcomes)))  # noqa: T201
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from envbuilder.console import Console
+    from envbuilder.layout import Layout
     from envbuilder.locking.model import Lock
     from envbuilder.targets.model import Target
 
@@ -55,3 +58,27 @@ def known_locks() -> Iterator[Lock]:
             folder = lock_folder(path, target, release)
             if (folder / "inputs.toml").is_file():
                 yield read_lock(folder)
+
+
+@contextlib.contextmanager
+def diagnosed(layout: Layout, console: Console) -> Iterator[None]:
+    """When a step fails, say which known failures its logs show, before the error itself is told."""
+    import time
+
+    from envbuilder.errors import EnvbuilderError
+
+    started = time.time()
+    try:
+        yield
+    except EnvbuilderError:
+        tell_known_failures(layout, console, since=started)
+        raise
+
+
+def tell_known_failures(layout: Layout, console: Console, *, since: float) -> None:
+    """Say which known failures the logs show that were written after `since` (seconds since the epoch)."""
+    from envbuilder.doctor.logs import recognised
+
+    fresh = [log for log in sorted(layout.log("x").parent.glob("*.log")) if log.stat().st_mtime >= since]
+    for line in dict.fromkeys(line for log in fresh for line in recognised(log)):
+        console.line(f"known failure: {line}")

@@ -24,8 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     import json
+    import time
 
     from envbuilder import files, smoke
+    from envbuilder.commands.options import tell_known_failures
     from envbuilder.errors import SmokeError, UsageError
     from envbuilder.layout import Layout
 
@@ -33,6 +35,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     absent = [name for name in ("quantize", "serve") if not layout.environment(name).is_dir()]
     if absent:
         raise UsageError(f"{layout.out} has no envs/{absent[0]}", next="Build it first: `envbuilder build --out DIR`.")
+    started = time.time()
     document = _prove(layout, console)
     files.write_json(layout.smoke, document)
     if args.json:
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     try:
         smoke.require(document)
     except SmokeError as error:  # told here: with --json the one document has been printed
+        tell_known_failures(layout, console, since=started)
         console.error(error)
         return error.exit_code
     return 0 if document["exact"] else 1
