@@ -201,7 +201,7 @@ def prove(source: ImageSource, sites: Mapping[str, Path], scratch: Path) -> dict
     wheels = wheels_of(source)
     found: dict[str, dict[str, Any]] = {}
     for name, environment in source.release.environments():
-        site = sites.get(name) or _extracted(name, wheels[name], source, scratch)
+        site = sites.get(name) or _extracted(name, environment, wheels[name], source, scratch)
         results = gates.check_gates(name, environment.gates, site)
         gates.require(results)
         found[name] = _proofs(results, environment, site, source)
@@ -230,7 +230,7 @@ def _proofs(results: Sequence[gates.GateResult], environment: Environment, site:
     }
 
 
-def _extracted(name: str, wheels: Sequence[Wheel], source: ImageSource, scratch: Path) -> Path:
+def _extracted(name: str, environment: Environment, wheels: Sequence[Wheel], source: ImageSource, scratch: Path) -> Path:
     """Write what gates and the ABI check look at: libraries, metadata, and the few Python files that gates read."""
     python = settings_of(source).python
     site = scratch / f"image-{name}" / f"lib/python{python}/site-packages"
@@ -240,6 +240,8 @@ def _extracted(name: str, wheels: Sequence[Wheel], source: ImageSource, scratch:
                 relative = entry.path.removeprefix(f"{PREFIX}/lib/python{python}/site-packages/")
                 if relative != entry.path and _looked_at(relative):
                     _copy(entry, site / relative)
+    for overlay in environment.overlays:
+        overlays.install(overlay, site, machine=source.machine)
     return site
 
 
