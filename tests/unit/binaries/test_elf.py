@@ -133,7 +133,7 @@ def test_a_million_sections_are_refused_before_they_are_read(forge: Forge) -> No
 
 
 def test_overlapping_names_do_not_fill_memory(forge: Forge) -> None:
-    """100,000 symbols, each naming another place in one long string, would be 3 GB of names."""
+    """4,000 symbols, each naming another place in one long string: 80 MB of names from a file of 100 kB, and so on upwards."""
     names = [f"s{i}" for i in range(4000)]
     path = forge.so("x.so", defines=names, flags=["-Wl,--hash-style=sysv"])
     data = bytearray(path.read_bytes())
@@ -142,8 +142,8 @@ def test_overlapping_names_do_not_fill_memory(forge: Forge) -> None:
     data[strings.offset : strings.offset + strings.size - 1] = b"A" * (strings.size - 1)
     for number, at in enumerate(_dynsym(data)):
         struct.pack_into("<I", data, at, number % 100 + 1)
-    table = read_symbols(MemorySource(bytes(data)))
-    assert sum(map(len, table.defined)) < 100 * 1 << 16
+    with pytest.raises(MalformedElfError, match="overlap without bound"):
+        read_symbols(MemorySource(bytes(data)))
 
 
 def test_every_cut_gives_a_verdict(forge: Forge) -> None:
