@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from envbuilder.build.image_inputs import ImageSource, make_inputs, prove
 from envbuilder.build.image_stage import images_of, provenance_of, read_manifest, sbom_of
 from envbuilder.errors import EnvbuilderError, FetchError, UsageError, VerificationError
-from envbuilder.facts.site_packages import find_site
+from envbuilder.facts.site_packages import find_site, installed
 from envbuilder.files import canonical_json, sha256_file
 from envbuilder.images.oci import Descriptor
 from envbuilder.images.oci import Layout as ImageLayout
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from envbuilder.console import Console
     from envbuilder.images.inputs import ImageName, Inputs
     from envbuilder.images.oci import Image
+    from envbuilder.images.verify import Compared
     from envbuilder.store.cache import Store
     from envbuilder.store.settings import Settings
     from envbuilder.targets.model import Machine
@@ -57,6 +58,7 @@ class Verifier:
     console: Console
     offline: bool = False
     _inputs: tuple[tuple[str, str], Inputs] | None = None
+    _compared: dict[tuple[str, str], Compared] = field(default_factory=dict)
 
     def verify(self, what: str, *, key: Path | None = None) -> list[Verified]:
         """Verify a folder or an image. Raises UsageError for a name that is neither, VerificationError for what is not ours."""
@@ -119,7 +121,7 @@ class Verifier:
             inputs = self._made(source, about, scratch)
         except FetchError as error:
             return Check(name="files", status="not-run", detail=f"{error.what}: {error.why.splitlines()[0] if error.why else ''}")
-        return check_files(layout, image, inputs, name)
+        return check_files(layout, image, inputs, name, self._compared)
 
     def _made(self, source: ImageSource, about: Mapping[str, Any], scratch: Path) -> Inputs:
         key = (source.lock.digest, about["platform"])
@@ -191,21 +193,27 @@ class Verifier:
         with self.console.step(f"verify envs/{name}") as step:
             detail, status = f"there is no environment in {layout.environment(name)}", "fail"
             if site:
-                faults = [fault for row in about["distributions"] if (fault := self._distribution(layout, row, site))]
+                shared = frozenset(installed(site).shared)  # whose file it is, assembly decided by the target's rule
+                faults = [fault for row in about["distributions"] if (fault := self._distribution(layout, row, site, shared))]
                 detail, status = (
                     (faults[0], "fail") if faults else (f"{len(about['distributions'])} distributions are their wheels' files", "pass")
                 )
             step.detail = status
         return Verified(name=f"envs/{name}", digest="", lock=lock, checks=(Check(name="files", status=status, detail=detail),))
 
-    def _distribution(self, layout: Layout, row: Mapping[str, Any], site: Path) -> str:
+    def _distribution(self, layout: Layout, row: Mapping[str, Any], site: Path, shared: frozenset[str]) -> str:
         """Return the first file of a distribution that is not its wheel's."""
         path = self.store.find(row["sha256"], row["file"]) or layout.out / "wheels" / row["file"]
         if not path.is_file():
             return f"{row['file']} is not in the store: nothing to compare with"
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                if member.is_dir() or ".data/" in member.filename or member.filename.endswith(".dist-info/RECORD"):
+                if (
+                    member.is_dir()
+                    or ".data/" in member.filename
+                    or member.filename.endswith(".dist-info/RECORD")
+                    or member.filename in shared
+                ):
                     continue
                 if not _same(archive, member, site / member.filename):
                     return f"{site / member.filename} is not the file in {row['file']}"

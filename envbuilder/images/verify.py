@@ -46,6 +46,15 @@ class Check:
         return {"name": self.name, "status": self.status, "detail": self.detail}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """How a layer compares with what its lock gives: what differs first (or nothing), its paths, its tar's digest."""
+
+    fault: str
+    entries: int = 0
+    diff_id: str = ""
+
+
 def check_blobs(layout: Layout, image: Image) -> Check:
     """Hash everything that an image consists of."""
     faults = [f"{blob.digest} {fault}" for blob in image.blobs if (fault := layout.check(blob))]
@@ -77,19 +86,23 @@ def own_files(layout: Layout, image: Image) -> dict[str, bytes]:
     )
 
 
-def check_files(layout: Layout, image: Image, inputs: Inputs, name: ImageName) -> Check:
-    """Compare an image with what its inputs give: every layer's files, then its configuration."""
+def check_files(layout: Layout, image: Image, inputs: Inputs, name: ImageName, compared: dict[tuple[str, str], Compared]) -> Check:
+    """Compare an image with what its inputs give: every layer's files, then its configuration.
+
+    `compared` remembers layers from one image to the next: what they share is looked at once.
+    """
     recipe = layers_of(name, inputs)
     if len(recipe) != len(image.layers):
         return Check(name="files", status="fail", detail=f"{len(image.layers)} layers; its lock gives {len(recipe)}")
     count = 0
     for layer, descriptor, diff_id in zip(recipe, image.layers, image.config["rootfs"]["diff_ids"], strict=True):
-        compared = _Comparison(layer, layout.blob(descriptor.digest))
-        if fault := compared.run() or (
-            "" if compared.diff_id == diff_id else f"layer {layer.name!r}: its tar has the digest {compared.diff_id}"
-        ):
+        key = (layer.key(inputs.compression), descriptor.digest)
+        if key not in compared:
+            compared[key] = _Comparison(layer, layout.blob(descriptor.digest)).run()
+        found = compared[key]
+        if fault := found.fault or ("" if found.diff_id == diff_id else f"layer {layer.name!r}: its tar has the digest {found.diff_id}"):
             return Check(name="files", status="fail", detail=fault)
-        count += compared.entries
+        count += found.entries
     if fault := _configuration_fault(image, inputs, name):
         return Check(name="files", status="fail", detail=fault)
     return Check(name="files", status="pass", detail=f"{count} paths in {len(recipe)} layers are those of the lock")
@@ -124,11 +137,9 @@ class _Comparison:
 
     def __init__(self, layer: Layer, blob: Path) -> None:
         self._layer, self._blob = layer, blob
-        self.entries, self.diff_id = 0, ""
 
-    def run(self) -> str:
-        """Return what differs first, or nothing."""
-        at = ""
+    def run(self) -> Compared:
+        at, entries = "", 0
         try:
             with ExitStack() as stack, self._blob.open("rb") as packed:
                 hashed = _Hashed(packed)
@@ -137,14 +148,12 @@ class _Comparison:
                     for wanted, member in zip_longest(expected.values(), archive):
                         at = wanted.path if wanted else member.name
                         if fault := self._compare(wanted, member, archive, expected):
-                            return fault
-                        self.entries += 1
-                self.diff_id = hashed.digest()
+                            return Compared(fault=fault)
+                        entries += 1
+                return Compared(fault="", entries=entries, diff_id=hashed.digest())
         except (OSError, EOFError, tarfile.TarError, zstandard.ZstdError) as error:
-            return (
-                f"/{at}: layer {self._layer.name!r} cannot be read on from here ({error})" if at else f"layer {self._layer.name!r}: {error}"
-            )
-        return ""
+            place = f"/{at}: layer {self._layer.name!r} cannot be read on from here" if at else f"layer {self._layer.name!r} cannot be read"
+            return Compared(fault=f"{place} ({error})")
 
     def _compare(
         self, wanted: Entry | None, member: tarfile.TarInfo | None, archive: tarfile.TarFile, expected: Mapping[str, Entry]

@@ -148,7 +148,7 @@ def test_an_image_is_what_its_inputs_give(images: tuple[Inputs, Layout, dict[str
     inputs, layout, found = images
     for name, image in found.items():
         assert check_blobs(layout, image).status == "pass"
-        assert check_files(layout, image, inputs, name).status == "pass"  # type: ignore[arg-type]
+        assert check_files(layout, image, inputs, name, {}).status == "pass"  # type: ignore[arg-type]
 
 
 def test_the_first_file_that_differs_is_named(make_inputs: Callable[..., Inputs], tmp_path: Path, console: Console) -> None:
@@ -156,7 +156,7 @@ def test_the_first_file_that_differs_is_named(make_inputs: Callable[..., Inputs]
     written(make_inputs(serve={"tqdm": wheel("tqdm", {"tqdm/__init__.py": b"EVL\n"})}), tmp_path, console)
     layout = Layout(tmp_path / "image")
     image = next(image for image in layout.images() if image.name == "serve")
-    check = check_files(layout, image, make_inputs(), "serve")
+    check = check_files(layout, image, make_inputs(), "serve", {})
     assert check.status == "fail"
     assert check.detail.startswith("/opt/venv/lib/python3.11/site-packages/tqdm/__init__.py: its 4 bytes")
 
@@ -165,11 +165,11 @@ def test_a_file_too_many_and_one_too_few_are_named(make_inputs: Callable[..., In
     written(make_inputs(serve={"tqdm": wheel("tqdm", {"tqdm/__init__.py": b"bar\n", "tqdm/extra.py": b""})}), tmp_path, console)
     layout = Layout(tmp_path / "image")
     image = next(image for image in layout.images() if image.name == "serve")
-    assert "/tqdm/extra.py is in the image and not in its lock" in check_files(layout, image, make_inputs(), "serve").detail
+    assert "/tqdm/extra.py is in the image and not in its lock" in check_files(layout, image, make_inputs(), "serve", {}).detail
     written(make_inputs(), tmp_path, console)
     image = next(image for image in layout.images() if image.name == "serve")
     other = make_inputs(serve={"tqdm": wheel("tqdm", {"tqdm/__init__.py": b"bar\n", "tqdm/extra.py": b""})})
-    assert "/tqdm/extra.py is in the lock and not in the image" in check_files(layout, image, other, "serve").detail
+    assert "/tqdm/extra.py is in the lock and not in the image" in check_files(layout, image, other, "serve", {}).detail
 
 
 def test_one_changed_byte_is_found_and_placed(images: tuple[Inputs, Layout, dict[str, Image]]) -> None:
@@ -179,7 +179,7 @@ def test_one_changed_byte_is_found_and_placed(images: tuple[Inputs, Layout, dict
     path.unlink()
     path.write_bytes(content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 0xFF]) + content[len(content) // 2 + 1 :])
     assert "has the digest" in check_blobs(layout, found["base"]).detail
-    check = check_files(layout, found["base"], inputs, "base")
+    check = check_files(layout, found["base"], inputs, "base", {})
     assert check.status == "fail"
     assert check.detail.startswith(("/", "layer"))
 
@@ -191,7 +191,7 @@ def test_a_changed_configuration_is_told(images: tuple[Inputs, Layout, dict[str,
     inputs, layout, found = images
     image = found["serve"]
     config = {**image.config, "config": {**image.config["config"], "User": "root"}}
-    check = check_files(layout, dataclasses.replace(image, config=config), inputs, "serve")
+    check = check_files(layout, dataclasses.replace(image, config=config), inputs, "serve", {})
     assert (check.status, check.detail) == ("fail", 'its configuration: config is {"User": "root"}')
 
 
