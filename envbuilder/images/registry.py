@@ -64,7 +64,7 @@ class Reference:
     @property
     def url(self) -> str:
         name = self.host.rpartition(":")[0] if re.search(r":\d+$", self.host) else self.host
-        loopback = name in {"localhost", "[::1]"} or name.startswith("127.")
+        loopback = name in {"localhost", "[::1]"} or re.fullmatch(r"127(\.\d+){3}", name) is not None
         return f"{'http' if loopback else 'https'}://{self.host}"
 
     def tagged(self, tag: str) -> str:
