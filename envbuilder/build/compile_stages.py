@@ -19,7 +19,6 @@ from envbuilder.compile.building import default_jobs, find_ccache
 from envbuilder.compile.making import Maker, recipe
 from envbuilder.compile.packing import compressor
 from envbuilder.compile.toolchain import find_compilers
-from envbuilder.compile.verify import compare
 from envbuilder.compile.workspace import Inputs
 from envbuilder.errors import VerificationError
 from envbuilder.files import human_size, remove_tree, sha256_file, write_json
@@ -139,6 +138,8 @@ class CompileStages:
 
     def _verify(self, maker: Maker, sha256: str, step: Step) -> Result:
         """Build again from scratch, without a cache, elsewhere, with another umask and another number of jobs."""
+        from envbuilder.compile.verify import compare  # noqa: PLC0415 - reads ELF sections; few builds ask for it
+
         layout = self.plan.layout
         first = next((layout.out / "wheels").glob("*.whl"))
         jobs = max(1, maker.jobs - 1) if maker.jobs > 1 else 2
