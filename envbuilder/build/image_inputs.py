@@ -182,9 +182,10 @@ def _environment(
         wheels=wheels,
         asked=tuple(str(canonicalize_name(Requirement(text).name)) for text in environment.requires),
         overlays=contents,
-        variables=environment.variables,
+        # In one order, whether the target was read from TOML or from the JSON that an image carries.
+        variables=dict(sorted(environment.variables.items())),
         arguments=environment.arguments,
-        left_out={exclusion.name: exclusion.reason for exclusion in environment.excludes},
+        left_out={exclusion.name: exclusion.reason for exclusion in sorted(environment.excludes, key=lambda it: it.name)},
         proofs=proofs,
     )
 
