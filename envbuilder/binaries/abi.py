@@ -21,7 +21,7 @@ from envbuilder.binaries.known import EVERYWHERE, ExpectedFault, accepted_by
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.loader import SYSTEM, Catalog, Loader, Process, process_with
 from envbuilder.binaries.symbols import demangle
-from envbuilder.binaries.system import DEBIAN_12
+from envbuilder.binaries.system import DEBIAN_12, this_system
 from envbuilder.binaries.verdicts import (
     AbiReport,
     ExtensionReport,
@@ -52,14 +52,15 @@ def check_environment(
     catalog: Catalog | None = None,
     python: str | None = None,
     machine: str | None = None,
-    system: System = DEBIAN_12,
+    system: System | None = DEBIAN_12,
     expected: Sequence[ExpectedFault] = (),
 ) -> AbiReport:
     """Check all extensions below a site-packages folder.
 
     `torch`: another one than the environment's own (`catalog`: where its files are known, if they are not on the
     disk). `python`: the interpreter's tag ("311"), `machine`: what the environment is for ("aarch64"); both are found
-    out where they are not given. `expected`: faults that the caller accepts, beside those
+    out where they are not given. `system`: what the environment will run on; None is this machine, where it is of the
+    environment's kind. `expected`: faults that the caller accepts, beside those
     known of popular wheels and those that the environment's own target accepts.
     """
     root = site_packages.absolute()
@@ -78,14 +79,16 @@ def check_environment(
     )
 
 
-def check_wheel(wheel: Path, *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System = DEBIAN_12) -> AbiReport:
+def check_wheel(
+    wheel: Path, *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System | None = DEBIAN_12
+) -> AbiReport:
     """Check all extensions of a wheel file. Raises WheelError."""
     with unpacked(wheel) as root:
         return check_environment(root, torch=torch, catalog=catalog, python=ANY_PYTHON, system=system)
 
 
 def check_files(
-    files: Sequence[Path], *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System = DEBIAN_12
+    files: Sequence[Path], *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System | None = DEBIAN_12
 ) -> AbiReport:
     """Check single files as extensions, whatever their names; without `torch`, with that of the environment they lie in."""
     paths = [os.path.normpath(file.absolute()) for file in files]
@@ -104,7 +107,7 @@ def check_catalog(
     torch: TorchBuild | None,
     python: str | None = None,
     machine: str | None = None,
-    system: System = DEBIAN_12,
+    system: System | None = DEBIAN_12,
     expected: Sequence[ExpectedFault] = (),
     asked: bool = False,
 ) -> AbiReport:
@@ -133,11 +136,12 @@ def _check(
     torch: TorchBuild | None,
     python: str | None,
     machine: str | None,
-    system: System,
+    system: System | None,
     expected: Sequence[ExpectedFault],
     asked: bool,
 ) -> AbiReport:
     machine = machine or machine_of(catalog, paths, torch)
+    system = system or this_system(machine or "")
     checker = _Checker(root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
     python = python or interpreter_of(root, paths, torch)
     skipped: list[Skipped] = []

@@ -75,10 +75,10 @@ def _check_known(known: Atlas, wheel: AtlasWheel, torch: Torch) -> AbiReport:
 
 def _check_files(path: Path, torch: TorchBuild | None, catalog: Catalog | None) -> AbiReport:
     if path.is_dir():
-        return check_environment(site_packages_of(path), torch=torch, catalog=catalog)
+        return check_environment(site_packages_of(path), torch=torch, catalog=catalog, system=None)
     if path.suffix == ".whl":
-        return check_wheel(path, torch=torch, catalog=catalog)
-    return check_files([path], torch=torch, catalog=catalog)
+        return check_wheel(path, torch=torch, catalog=catalog, system=None)
+    return check_files([path], torch=torch, catalog=catalog, system=None)
 
 
 def _recognised(known: Atlas, path: Path) -> AtlasWheel | None:

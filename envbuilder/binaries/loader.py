@@ -263,14 +263,18 @@ class Loader:
             return SYSTEM
         if soname in loaded:
             return loaded[soname]
-        for folder in (*folders, *self._fallback):
-            if self._catalog.has(folder, soname) and self._fits(path := f"{folder}/{soname}"):
-                return path
+        if path := self._file(soname, (*folders, *self._fallback)):
+            return path
         if soname in self._system.sonames:
             return SYSTEM
         if soname in DRIVER_SONAMES:
             return DRIVER
-        return ASSUMED if soname in self._process.assumed else None
+        return self._file(soname, self._system.folders) or (ASSUMED if soname in self._process.assumed else None)
+
+    def _file(self, soname: str, folders: Iterable[str]) -> str | None:
+        """Return the first file of that name which the loader would take."""
+        paths = (f"{folder}/{soname}" for folder in folders if self._catalog.has(folder, soname))
+        return next((path for path in paths if self._fits(path)), None)
 
     def _fits(self, path: str) -> bool:
         """Tell whether the loader would take a file; one of another machine it passes over in silence."""

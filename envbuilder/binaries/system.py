@@ -6,18 +6,21 @@ sonames there are, and up to which symbol version. The model can also be read fr
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import glob
+import os
 import re
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.layout import MalformedElfError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
+    from collections.abc import Collection, Iterator, Mapping
 
 # The driver's own libraries: absent from every environment, they come with the GPU.
 DRIVER_SONAMES = frozenset({"libcuda.so.1", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1", "libnvoptix.so.1"})
@@ -29,16 +32,21 @@ _VERSION = re.compile(r"([A-Z]+)_(\d+(?:\.\d+)*)")
 _GLIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libanl.so.1")
 _LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
 _RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libgomp.so.1.0.0", "libatomic.so.1", "libz.so.1")
+_MOST_INCLUDES = 4
 BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A base system: its libraries by soname, and the highest version of each family of symbol versions."""
+    """A base system: its libraries by soname, and the highest version of each family of symbol versions.
+
+    `folders` are those of a real machine, where the loader finds what is installed beside the base libraries.
+    """
 
     name: str
     sonames: frozenset[str] = BASE_SONAMES
     ceilings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
 
     def defines(self, version: str) -> bool:
         """Tell whether a version such as GLIBC_2.34 exists here; a family without a ceiling is taken to."""
@@ -96,6 +104,40 @@ def read_system(root: Path, *, machine: str) -> System:
         for match in filter(None, map(_VERSION.fullmatch, elf.provides)):
             ceilings[match[1]] = max(ceilings.get(match[1], ()), _numbers(match[2]))
     return System(name=str(root), sonames=frozenset(found), ceilings=ceilings)
+
+
+def this_system(machine: str) -> System:
+    """Return the system of this machine for environments of its own kind, and Debian 12's model for others.
+
+    Beside the base libraries it has what the loader would find here: LD_LIBRARY_PATH, the folders that ld.so.conf
+    names, and the default ones (ld.so(8)).
+    """
+    try:
+        if read_elf_path("/proc/self/exe").machine != machine:
+            return DEBIAN_12
+    except (MalformedElfError, OSError):
+        return DEBIAN_12
+    default = [Path(root) / part for root in ("/lib", "/usr/lib", "/usr/local/lib") for part in (f"{machine}-linux-gnu", "")]
+    variable = [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(":") if entry]
+    folders = dict.fromkeys(
+        str(folder) for folder in (*variable, *_configured_folders(Path("/etc/ld.so.conf")), *default) if folder.is_dir()
+    )
+    return dataclasses.replace(read_system(Path("/"), machine=machine), name="this machine", folders=tuple(folders))
+
+
+def _configured_folders(path: Path, depth: int = 0) -> Iterator[Path]:
+    """Yield the folders that a file in ldconfig's format names, following its includes a few levels deep."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in (line.partition("#")[0].strip() for line in lines):
+        if line.startswith("include ") and depth < _MOST_INCLUDES:
+            pattern = line.removeprefix("include ").strip()
+            for included in sorted(glob.glob(pattern if pattern.startswith("/") else str(path.parent / pattern))):  # noqa: PTH207 - absolute patterns
+                yield from _configured_folders(Path(included), depth + 1)
+        elif line.startswith("/"):
+            yield Path(line)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -6,8 +6,6 @@ torchvision's, and the attention packages'. `envbuilder abi` looks at everything
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.environment import interpreter_of, locate_torch, python_tag
 from envbuilder.binaries.fatbin import read_gpu_code_path
 from envbuilder.binaries.layout import MalformedElfError
-from envbuilder.binaries.system import DEBIAN_12, read_system
+from envbuilder.binaries.system import DEBIAN_12, this_system
 from envbuilder.binaries.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -53,20 +51,9 @@ def read_extensions(environment: Path) -> list[dict[str, Any]]:
 def _system(sample: Path) -> System:
     """Return the base system that the environment will find: this machine's own, if it is of the same kind."""
     try:
-        own = read_elf_path("/proc/self/exe").machine
-        if read_elf_path(sample).machine != own:
-            return DEBIAN_12
-        system = read_system(Path("/"), machine=own)
+        return this_system(read_elf_path(sample).machine)
     except (MalformedElfError, OSError):
         return DEBIAN_12
-    return dataclasses.replace(system, sonames=system.sonames | _libraries_here(own))
-
-
-def _libraries_here(machine: str) -> frozenset[str]:
-    """Return the names in the loader's default folders: whatever is installed there is found, be it part of a base system or not."""
-    folders = (Path(root) / f"{machine}-linux-gnu" for root in ("/lib", "/usr/lib", "/usr/local/lib"))
-    present = [folder for folder in (*folders, Path("/usr/local/lib")) if folder.is_dir()]
-    return frozenset(name for folder in present for name in os.listdir(folder) if ".so" in name)  # noqa: PTH208 - thousands of names
 
 
 def _extension(entry: ExtensionReport, report: AbiReport, site: Path, *, with_gpu: bool) -> dict[str, Any]:

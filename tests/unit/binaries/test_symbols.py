@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envbuilder.binaries import symbols
-from envbuilder.binaries.system import DEBIAN_12, driver_symbol, named_by_system, python_symbol, read_system
+from envbuilder.binaries.system import (
+    DEBIAN_12,
+    _configured_folders,
+    driver_symbol,
+    named_by_system,
+    python_symbol,
+    read_system,
+    this_system,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +129,19 @@ def test_no_name_upsets_the_classification(name: str) -> None:
     symbols.old_cxx11(name)
     symbols.owned_by_runtime(name)
     symbols.owned_by_torch(name)
+
+
+def test_what_ld_so_conf_names_is_part_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extension that needs OpenMPI or a CUDA toolkit of the system loads there; `abi` said that it would not."""
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra.more").write_text(f"# a comment\n{tmp_path}/extra\n")
+    (tmp_path / "ld.so.conf").write_text(f"include {tmp_path}/*.more\n/nowhere/at/all\n")
+    assert list(_configured_folders(tmp_path / "ld.so.conf"))[:1] == [tmp_path / "extra"]
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/extra:")
+    assert this_system(platform.machine()).folders[0] == str(tmp_path / "extra")
+    assert this_system("another-machine") is DEBIAN_12
+
+
+def test_an_include_that_includes_itself_ends(tmp_path: Path) -> None:
+    (tmp_path / "ld.so.conf").write_text(f"include {tmp_path}/ld.so.conf\n/a\n")
+    assert set(_configured_folders(tmp_path / "ld.so.conf")) == {Path("/a")}
