@@ -1,4 +1,4 @@
-"""Draw what a command prints on an 80-column terminal as an SVG: python docs/picture.py GOAL.svg COMMAND…
+"""Draw what a command prints on an 80-column terminal: `python docs/picture.py GOAL.svg COMMAND ARGUMENTS`.
 
 The command runs under a pseudo-terminal, so it prints what a person sees; only what is left on the screen at the end is drawn.
 """

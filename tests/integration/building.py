@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "bin" / "envbuilder"
-STAGES = ("fetch", "assemble-serve", "assemble-quantize", "gates", "abi", "quantize", "serve", "manifest")
+STAGES = ("fetch", "assemble-serve", "assemble-quantize", "gates", "abi", "quantize", "serve", "manifest", "image")
 _ENDED = re.compile(r"^✓ (\S+)")
 
 
@@ -33,7 +33,7 @@ class KilledBuild:
 def build_until_killed_in(layout: Layout, stage: str) -> None:
     """Start a build and send it SIGKILL once the stage before `stage` has ended and `stage` has left its first trace."""
     before = STAGES[STAGES.index(stage) - 1]
-    command = [LAUNCHER, "build", "--target", "cpu", "--out", layout.out]
+    command = [LAUNCHER, "build", "--target", "cpu", "--no-image", "--out", layout.out]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         log = layout.log(stage)

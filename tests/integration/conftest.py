@@ -22,7 +22,7 @@ def built_cpu(tmp_path_factory: pytest.TempPathFactory) -> KilledBuild:
         build_until_killed_in(layout, stage)
         killed.append(stage)
     done = subprocess.run(
-        [LAUNCHER, "build", "--target", "cpu", "--out", layout.out], capture_output=True, text=True, timeout=1200, check=False
+        [LAUNCHER, "build", "--target", "cpu", "--no-image", "--out", layout.out], capture_output=True, text=True, timeout=1200, check=False
     )
     assert done.returncode == 0, done.stderr
     return KilledBuild(layout=layout, killed_in=tuple(killed), last_stdout=done.stdout, last_stderr=done.stderr)

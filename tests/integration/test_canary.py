@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from envbuilder.layout import Layout
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.enable_socket]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.enable_socket]
 
 
 @pytest.fixture(scope="module")
