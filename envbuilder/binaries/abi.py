@@ -203,7 +203,7 @@ class _Checker:
         if any(map(TORCH_LIBRARY.fullmatch, self._catalog.elf(path).needed)):
             return True
         try:
-            return f"PyInit_{name.removesuffix('.so')}" in self._catalog.symbols(path).defined
+            return not self._catalog.provider(path).without({f"PyInit_{name.removesuffix('.so')}"})
         except MalformedElfError:
             return True  # an ELF file that lies: better reported than passed over
 

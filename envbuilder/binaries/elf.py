@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from envbuilder.binaries.source import ByteSource
 
 # Bounds, each several times what the largest files of a vLLM environment hold (torch: 90,000 symbols, 16 MB of names).
-_MAX_SYMBOLS = 1_000_000
+MAX_SYMBOLS = 1_000_000
 _MAX_NAME = 1 << 16
-_MAX_STRINGS = 64 << 20
+MAX_STRINGS = 64 << 20
 _MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
 _MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
@@ -36,15 +36,15 @@ _MAX_PATH = 1 << 12
 _FIRST_STRINGS = 1 << 14
 _CHUNK = 1024  # symbols whose names are made before the sum of their lengths is looked at
 
-_DT_PLTRELSZ, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
+_DT_PLTRELSZ, _DT_HASH, DT_STRTAB, DT_SYMTAB, _DT_RELA, _DT_RELASZ, DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
 _DT_SONAME, _DT_RPATH, _DT_JMPREL, _DT_RUNPATH = 14, 15, 23, 29
-_DT_GNU_HASH, _DT_VERSYM, _DT_VERDEF, _DT_VERNEED = 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE
-_SHN_ABS = 0xFFF1
+DT_GNU_HASH, DT_VERSYM, _DT_VERDEF, _DT_VERNEED = 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE
+SHN_ABS = 0xFFF1
 _STB_WEAK = 2
-_GLOBAL = 0xF0  # the binding, in st_info; 0 is STB_LOCAL
-_STT_TLS = 6
-_VISIBLE = frozenset({0, 3})  # STV_DEFAULT, STV_PROTECTED
-_HIDDEN, _INDEX = 0x8000, 0x7FFF
+GLOBAL = 0xF0  # the binding, in st_info; 0 is STB_LOCAL
+STT_TLS = 6
+VISIBLE = frozenset({0, 3})  # STV_DEFAULT, STV_PROTECTED
+HIDDEN, INDEX = 0x8000, 0x7FFF
 
 
 class Reference(NamedTuple):
@@ -92,7 +92,7 @@ class SymbolTable:
 
 def read_elf(source: ByteSource) -> ElfFile:
     """Read header, dynamic section and symbol versions. Raises MalformedElfError."""
-    tables = _open(source)
+    tables = open_tables(source)
     with checked_bounds():
         return ElfFile(
             machine=tables.machine,
@@ -101,16 +101,16 @@ def read_elf(source: ByteSource) -> ElfFile:
             rpath=_search_path(tables, _DT_RPATH),
             runpath=_search_path(tables, _DT_RUNPATH),
             requires=tuple(need for _, need in _version_needs(tables)),
-            provides=frozenset(name for _, name in _version_definitions(tables)),
+            provides=frozenset(name for _, name in version_definitions(tables)),
         )
 
 
 def read_symbols(source: ByteSource) -> SymbolTable:
     """Read the dynamic symbol table. Raises MalformedElfError."""
-    tables = _open(source)
+    tables = open_tables(source)
     with checked_bounds():
         rows = _rows(tables)
-        definitions = dict(_version_definitions(tables))
+        definitions = dict(version_definitions(tables))
         return SymbolTable(
             undefined=_undefined(tables, rows),
             defined=_defined(tables, rows, definitions),
@@ -120,7 +120,7 @@ def read_symbols(source: ByteSource) -> SymbolTable:
 
 def read_references(source: ByteSource) -> tuple[Reference, ...]:
     """Read the undefined symbols alone: all that matters of an extension that nobody links. Raises MalformedElfError."""
-    tables = _open(source)
+    tables = open_tables(source)
     with checked_bounds():
         return _undefined(tables, _rows(tables))
 
@@ -144,7 +144,7 @@ def read_references_path(path: Path | str) -> tuple[Reference, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tables:
+class Tables:
     """A file whose dynamic section is known, and access to what it points at."""
 
     source: ByteSource
@@ -166,7 +166,7 @@ class _Tables:
             end = self._first_strings.find(b"\0", offset)
             if end >= 0:
                 return self._first_strings[offset:end].decode("latin-1")
-        text, found, _ = self.upto(self.place(_DT_STRTAB) + offset, _MAX_NAME).partition(b"\0")
+        text, found, _ = self.upto(self.place(DT_STRTAB) + offset, _MAX_NAME).partition(b"\0")
         if not found:
             raise MalformedElfError("a string without end")
         return text.decode("latin-1")
@@ -174,22 +174,22 @@ class _Tables:
     @functools.cached_property
     def _first_strings(self) -> bytes:
         """The start of the string table: all of it in most files, and one read instead of thirty."""
-        if _DT_STRTAB not in self.dynamic.values:
+        if DT_STRTAB not in self.dynamic.values:
             raise MalformedElfError("no string table")
-        return self.upto(self.place(_DT_STRTAB), min(self.dynamic.values.get(_DT_STRSZ, 0), _FIRST_STRINGS))
+        return self.upto(self.place(DT_STRTAB), min(self.dynamic.values.get(DT_STRSZ, 0), _FIRST_STRINGS))
 
 
-def _open(source: ByteSource) -> _Tables:
+def open_tables(source: ByteSource) -> Tables:
     header = read_header(source)
     if not header.supported:
-        return _Tables(source=source, machine=header.machine)
+        return Tables(source=source, machine=header.machine)
     segments, place = read_segments(source, header)
     if place is None:
-        return _Tables(source=source, machine=header.machine, segments=segments)
-    return _Tables(source=source, machine=header.machine, segments=segments, dynamic=read_dynamic(source, place))
+        return Tables(source=source, machine=header.machine, segments=segments)
+    return Tables(source=source, machine=header.machine, segments=segments, dynamic=read_dynamic(source, place))
 
 
-def _search_path(tables: _Tables, tag: int) -> tuple[str, ...]:
+def _search_path(tables: Tables, tag: int) -> tuple[str, ...]:
     if tag not in tables.dynamic.values:
         return ()
     return tuple(part for part in tables.string(tables.dynamic.values[tag]).split(":") if part)
@@ -207,73 +207,73 @@ class _Rows(NamedTuple):
     versions: Sequence[int]
 
 
-def _rows(tables: _Tables) -> _Rows:
-    if _DT_SYMTAB not in tables.dynamic.values:
+def _rows(tables: Tables) -> _Rows:
+    if DT_SYMTAB not in tables.dynamic.values:
         return _Rows([], [], [], ())
-    count = _symbol_count(tables)
-    if count > _MAX_SYMBOLS:
+    count = symbol_count(tables)
+    if count > MAX_SYMBOLS:
         raise MalformedElfError(f"{count} symbols")
     raw = tables.source.read(
-        tables.place(_DT_SYMTAB), 24 * count
+        tables.place(DT_SYMTAB), 24 * count
     )  # Elf64_Sym: u32 name, u8 info, u8 other, u16 section, u64 value, u64 size
     if sys.byteorder != "little":
         raw = b"".join(struct.pack("=IIQQ", *row) for row in struct.iter_unpack("<IIQQ", raw))
     halves, wholes = memoryview(raw).cast("I"), memoryview(raw).cast("Q")
     versions: Sequence[int] = ()
-    if _DT_VERSYM in tables.dynamic.values:
-        versions = struct.unpack(f"<{count}H", tables.source.read(tables.place(_DT_VERSYM), 2 * count))
+    if DT_VERSYM in tables.dynamic.values:
+        versions = struct.unpack(f"<{count}H", tables.source.read(tables.place(DT_VERSYM), 2 * count))
     return _Rows(halves[0::6].tolist(), halves[1::6].tolist(), wholes[1::3].tolist(), versions)
 
 
-def _undefined(tables: _Tables, rows: _Rows) -> tuple[Reference, ...]:
-    chosen = [number for number, word in enumerate(rows.words) if word <= 0xFFFF and word & _GLOBAL and rows.names[number]]
+def _undefined(tables: Tables, rows: _Rows) -> tuple[Reference, ...]:
+    chosen = [number for number, word in enumerate(rows.words) if word <= 0xFFFF and word & GLOBAL and rows.names[number]]
     names = _names(tables, [rows.names[number] for number in chosen])
     weak = [rows.words[number] >> 4 & 15 == _STB_WEAK for number in chosen]
     needs = {index: (need.version, need.library) for index, need in _version_needs(tables)} if rows.versions else {}
     if not needs:
         return tuple(map(Reference, names, weak))
     unversioned = (None, None)
-    found = [needs.get(rows.versions[number] & _INDEX, unversioned) for number in chosen]
+    found = [needs.get(rows.versions[number] & INDEX, unversioned) for number in chosen]
     return tuple(Reference(name, is_weak, *need) for name, is_weak, need in zip(names, weak, found, strict=True))
 
 
-def _defined(tables: _Tables, rows: _Rows, definitions: dict[int, str]) -> frozenset[str]:
+def _defined(tables: Tables, rows: _Rows, definitions: dict[int, str]) -> frozenset[str]:
     """Choose what glibc's lookup would accept (elf/dl-lookup.c, do_lookup_x and check_match)."""
     chosen = [
         number
         for number, word in enumerate(rows.words)
         if word > 0xFFFF
-        and word & _GLOBAL
-        and word >> 8 & 3 in _VISIBLE
-        and (rows.values[number] or word >> 16 == _SHN_ABS or word & 15 == _STT_TLS)
+        and word & GLOBAL
+        and word >> 8 & 3 in VISIBLE
+        and (rows.values[number] or word >> 16 == SHN_ABS or word & 15 == STT_TLS)
         and rows.names[number]
     ]
     names = _names(tables, [rows.names[number] for number in chosen])
     if not rows.versions:
         return frozenset(names)
     marks = [rows.versions[number] for number in chosen]
-    shown = [name for name, mark in zip(names, marks, strict=True) if not mark & _HIDDEN]
+    shown = [name for name, mark in zip(names, marks, strict=True) if not mark & HIDDEN]
     if not definitions:
         return frozenset(shown)
     versions = {index: f"@{version}" for index, version in definitions.items()}
-    return frozenset((*shown, *(name + versions.get(mark & _INDEX, "@") for name, mark in zip(names, marks, strict=True))))
+    return frozenset((*shown, *(name + versions.get(mark & INDEX, "@") for name, mark in zip(names, marks, strict=True))))
 
 
-def _names(tables: _Tables, offsets: Sequence[int]) -> list[str]:
+def _names(tables: Tables, offsets: Sequence[int]) -> list[str]:
     """Return the names at these places of the string table. Decoded as Latin-1, which keeps every byte and costs a copy."""
-    size = tables.dynamic.values.get(_DT_STRSZ, 0)
-    if size > _MAX_STRINGS:
+    size = tables.dynamic.values.get(DT_STRSZ, 0)
+    if size > MAX_STRINGS:
         raise MalformedElfError(f"{size} bytes of symbol names")
     if not offsets:
         return []
-    text = tables.source.read(tables.place(_DT_STRTAB), size).decode("latin-1") if _DT_STRTAB in tables.dynamic.values else ""
+    text = tables.source.read(tables.place(DT_STRTAB), size).decode("latin-1") if DT_STRTAB in tables.dynamic.values else ""
     names: list[str] = []
     total = 0
     try:
         for start in range(0, len(offsets), _CHUNK):
             piece = [text[at : text.index("\0", at, at + _MAX_NAME)] for at in offsets[start : start + _CHUNK]]
             total += sum(map(len, piece))
-            if total > _MAX_STRINGS:  # names that overlap: a table of one long string, and a million places to start
+            if total > MAX_STRINGS:  # names that overlap: a table of one long string, and a million places to start
                 raise MalformedElfError("symbol names overlap without bound")
             names += piece
     except ValueError as error:
@@ -281,7 +281,7 @@ def _names(tables: _Tables, offsets: Sequence[int]) -> list[str]:
     return names
 
 
-def _version_needs(tables: _Tables) -> Iterator[tuple[int, VersionNeed]]:
+def _version_needs(tables: Tables) -> Iterator[tuple[int, VersionNeed]]:
     """Yield (index used in the version table, need). Elf64_Verneed, each with its chain of Elf64_Vernaux."""
     if _DT_VERNEED not in tables.dynamic.values:
         return
@@ -293,10 +293,10 @@ def _version_needs(tables: _Tables) -> Iterator[tuple[int, VersionNeed]]:
         name = tables.string(library)
         for aux in _chain(data, at + first, "<IHHII", next_field=4):
             _, flags, index, version, _ = struct.unpack_from("<IHHII", data, aux)
-            yield index & _INDEX, VersionNeed(name, tables.string(version), bool(flags & 2))
+            yield index & INDEX, VersionNeed(name, tables.string(version), bool(flags & 2))
 
 
-def _version_definitions(tables: _Tables) -> Iterator[tuple[int, str]]:
+def version_definitions(tables: Tables) -> Iterator[tuple[int, str]]:
     """Yield (index used in the version table, version defined here). Elf64_Verdef; the first name is its own."""
     if _DT_VERDEF not in tables.dynamic.values:
         return
@@ -304,7 +304,7 @@ def _version_definitions(tables: _Tables) -> Iterator[tuple[int, str]]:
     for at in _chain(data, 0, "<HHHHIII", next_field=6):
         _, flags, index, _, _, first, _ = struct.unpack_from("<HHHHIII", data, at)
         if not flags & 1:  # VER_FLG_BASE names the file itself, which is no version
-            yield index & _INDEX, tables.string(struct.unpack_from("<I", data, at + first)[0])
+            yield index & INDEX, tables.string(struct.unpack_from("<I", data, at + first)[0])
 
 
 def _chain(data: bytes, at: int, layout: str, *, next_field: int) -> Iterator[int]:
@@ -317,20 +317,20 @@ def _chain(data: bytes, at: int, layout: str, *, next_field: int) -> Iterator[in
         at += step
 
 
-def _symbol_count(tables: _Tables) -> int:
+def symbol_count(tables: Tables) -> int:
     """Return the number of dynamic symbols, which no field states: it follows from a hash table, or the relocations."""
     if _DT_HASH in tables.dynamic.values:
         chains: int = struct.unpack("<II", tables.source.read(tables.place(_DT_HASH), 8))[1]
         return chains
-    from_hash = _count_by_gnu_hash(tables) if _DT_GNU_HASH in tables.dynamic.values else 0
+    from_hash = _count_by_gnu_hash(tables) if DT_GNU_HASH in tables.dynamic.values else 0
     return from_hash or _count_by_relocations(tables)
 
 
-def _count_by_gnu_hash(tables: _Tables) -> int:
+def _count_by_gnu_hash(tables: Tables) -> int:
     """The table lists defined symbols only, in their order at the end: the last chain ends with the last symbol."""
-    start = tables.place(_DT_GNU_HASH)
+    start = tables.place(DT_GNU_HASH)
     bucket_count, first, bloom_words, _ = struct.unpack("<IIII", tables.source.read(start, 16))
-    if bucket_count > _MAX_SYMBOLS or bloom_words > _MAX_SYMBOLS:
+    if bucket_count > MAX_SYMBOLS or bloom_words > MAX_SYMBOLS:
         raise MalformedElfError(f"a hash table of {bucket_count} buckets and {bloom_words} words")
     buckets_at = start + 16 + 8 * bloom_words
     last: int = max(struct.unpack(f"<{bucket_count}I", tables.source.read(buckets_at, 4 * bucket_count)), default=0)
@@ -343,7 +343,7 @@ def _count_by_gnu_hash(tables: _Tables) -> int:
     raise MalformedElfError("a hash chain without end")
 
 
-def _count_by_relocations(tables: _Tables) -> int:
+def _count_by_relocations(tables: Tables) -> int:
     """A file that defines nothing: as many symbols as its relocations speak of."""
     highest = 0
     for table, size in ((_DT_RELA, _DT_RELASZ), (_DT_JMPREL, _DT_PLTRELSZ)):

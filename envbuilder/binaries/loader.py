@@ -15,8 +15,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf_path, read_references_path, read_symbols_path
+from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf_path, read_references_path
 from envbuilder.binaries.layout import MalformedElfError
+from envbuilder.binaries.lookup import Provider, TableProvider, provider_of_path
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
 
@@ -27,25 +28,25 @@ if TYPE_CHECKING:
     from envbuilder.binaries.system import System
 
 _T = TypeVar("_T")
-_MAX_NAMES = 192 << 20  # characters kept of all files together; a whole vLLM environment has 20 million
+_MAX_HELD = 192 << 20  # bytes of symbol tables kept of all files together; a whole vLLM environment has 60 million
 SYSTEM, DRIVER, ASSUMED = "system", "driver", "with torch's dependencies"
 # Loaded with the interpreter, before anything else: a copy under the same soname (torchvision ships one) never wins.
 _ALWAYS_LOADED = frozenset({"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2", "libdl.so.2", "libpthread.so.0"})
 
 
 class Catalog:
-    """Reads each file and each folder once. A file that cannot be read has the machine None."""
+    """Reads each file and each folder once, and of each file only what is asked for."""
 
     def __init__(self) -> None:
-        self._budget = _MAX_NAMES
+        self._budget = _MAX_HELD
         self._elves: dict[str, ElfFile | MalformedElfError] = {}
-        self._symbols: dict[str, SymbolTable] = {}
+        self._providers: dict[str, Provider] = {}
         self._references: dict[str, tuple[Reference, ...]] = {}
         self._folders: dict[str, frozenset[str]] = {}
 
     def put(self, path: str, elf: ElfFile, symbols: SymbolTable) -> None:
         """Make a file known that is not here."""
-        self._elves[path], self._symbols[path] = elf, symbols
+        self._elves[path], self._references[path], self._providers[path] = elf, symbols.undefined, TableProvider(symbols)
         folder, _, name = path.rpartition("/")
         self._folders[folder] = self._folders.get(folder, frozenset()) | {name}
 
@@ -62,30 +63,31 @@ class Catalog:
             raise known
         return known
 
-    def symbols(self, path: str) -> SymbolTable:
-        """Return all symbols of a library. Raises MalformedElfError."""
-        if path not in self._symbols:
-            self._symbols[path] = self._counted(path, _readable(read_symbols_path, path))
-        return self._symbols[path]
-
-    def _counted(self, path: str, table: SymbolTable) -> SymbolTable:
-        """Keep the sum of all names within bounds: each file's are, but an environment may hold many hostile files."""
-        self._budget -= sum(map(len, table.defined)) + sum(len(reference.name) for reference in table.undefined)
-        if self._budget < 0:
-            raise MalformedElfError(f"with {path}, the names of all symbols exceed {_MAX_NAMES >> 20} MB")
-        return table
+    def provider(self, path: str) -> Provider:
+        """Return a library as something in which names are looked up. Raises MalformedElfError."""
+        if path not in self._providers:
+            provider = _readable(provider_of_path, path)
+            self._hold(path, provider.weight)
+            self._providers[path] = provider
+        return self._providers[path]
 
     def references(self, path: str) -> tuple[Reference, ...]:
-        """Return the undefined symbols of a file; the rest is read when somebody looks for them. Raises MalformedElfError."""
-        if path in self._symbols:
-            return self._symbols[path].undefined
+        """Return the undefined symbols of a file. Raises MalformedElfError."""
         if path not in self._references:
-            self._references[path] = _readable(read_references_path, path)
+            references = _readable(read_references_path, path)
+            self._hold(path, sum(len(reference.name) for reference in references))
+            self._references[path] = references
         return self._references[path]
 
+    def _hold(self, path: str, amount: int) -> None:
+        """Keep the sum within bounds: each file's tables are, but an environment may hold many hostile files."""
+        self._budget -= amount
+        if self._budget < 0:
+            raise MalformedElfError(f"with {path}, the symbols of all files exceed {_MAX_HELD >> 20} MB")
+
     def knows(self, path: str) -> bool:
-        """Tell whether a library's symbols have been read already."""
-        return path in self._symbols
+        """Tell whether a library's tables have been read already."""
+        return path in self._providers
 
     def readable(self, path: str) -> bool:
         """Tell whether a file is an ELF file that keeps its word."""
@@ -224,9 +226,7 @@ class Loader:
         plain: dict[str, Reference] = {}
         versioned: list[Reference] = []
         by_version = self._judged_by_version(closure)
-        # A library's symbols are looked up by others too: read once, whole. Nobody looks into an extension.
-        root = path == closure.members[0]
-        for reference in self._catalog.references(path) if root else self._catalog.symbols(path).undefined:
+        for reference in self._catalog.references(path):
             if reference.weak or reference.library in by_version or python_symbol(reference.name):
                 continue
             if reference.version is None:
@@ -236,12 +236,14 @@ class Loader:
         rest = {name for name in plain if not self._brought(plain[name], closure)}
         versioned = [reference for reference in versioned if not self._brought(reference, closure)]
         # Libraries that were read before come first: most names are found there, and the others need not be opened.
-        for provider in sorted(scope, key=lambda member: not self._catalog.knows(member)):
+        for member in sorted(scope, key=lambda member: not self._catalog.knows(member)):
+            if member == path:
+                continue  # what it refers to, it does not define
             if not rest and not versioned:
                 break
-            symbols = self._catalog.symbols(provider)
-            rest -= symbols.defined
-            versioned = [reference for reference in versioned if not _satisfies(symbols, reference)]
+            provider = self._catalog.provider(member)
+            rest = provider.without(rest)
+            versioned = [reference for reference in versioned if not provider.satisfies(reference)]
         return [*(plain[name] for name in sorted(rest)), *versioned]
 
     def _judged_by_version(self, closure: Closure) -> frozenset[str]:
@@ -321,12 +323,6 @@ def _readable(read: Callable[[str], _T], path: str) -> _T:
         return read(path)
     except OSError as error:
         raise MalformedElfError(error.strerror or str(error), is_elf=False) from error
-
-
-def _satisfies(symbols: SymbolTable, reference: Reference) -> bool:
-    if not symbols.versioned:
-        return reference.name in symbols.defined
-    return f"{reference.name}@{reference.version}" in symbols.defined or f"{reference.name}@" in symbols.defined
 
 
 def _expand(paths: Iterable[str], origin: str) -> tuple[str, ...]:

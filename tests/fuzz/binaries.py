@@ -20,10 +20,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.binaries.elf import read_elf, read_references, read_symbols
+from envbuilder.binaries.elf import Reference, read_elf, read_references, read_symbols
 from envbuilder.binaries.environment import shared_objects
 from envbuilder.binaries.fatbin import read_gpu_code
 from envbuilder.binaries.layout import MalformedElfError, file_offset, read_dynamic, read_header, read_sections, read_segments
+from envbuilder.binaries.lookup import provider_of
 from envbuilder.binaries.source import FileSource, OutOfRangeError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _case(path: str, dice: random.Random) -> str:
     with FileSource(path) as base:
         mutant = _mutate(base, dice)
         answers = set()
-        for reader in (read_elf, read_references, read_symbols, read_gpu_code):
+        for reader in (read_elf, read_references, read_symbols, look_up, read_gpu_code):
             signal.setitimer(signal.ITIMER_REAL, _SECONDS)
             try:
                 reader(mutant)
@@ -116,6 +117,12 @@ def _case(path: str, dice: random.Random) -> str:
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
     return "malformed" if "malformed" in answers else "answered"
+
+
+def look_up(source: ByteSource) -> set[str]:
+    provider = provider_of(source)
+    provider.satisfies(Reference("malloc", weak=False, version="GLIBC_2.17", library=None))
+    return provider.without({"malloc", "_ZN2at10TensorBase5resetEv", "cudaMalloc", "PyInit__C", ""})
 
 
 def _mutate(base: ByteSource, dice: random.Random) -> Mutant:

@@ -345,7 +345,7 @@ def test_a_bare_torch_answers_for_its_own_functions(forge: Forge) -> None:
 
 def test_many_hostile_files_do_not_fill_memory(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file's names are bounded, and so is their sum."""
-    monkeypatch.setattr(loader, "_MAX_NAMES", 3000)
+    monkeypatch.setattr(loader, "_MAX_HELD", 3000)
     for number in range(3):
         forge.so(f"a/lib{number}.so.1", soname=f"lib{number}.so.1", defines=[f"{'x' * 40}{number}_{i}" for i in range(30)])
     forge.so("ext.abi3.so", uses=["nowhere"], needs=[f"a/lib{number}.so.1" for number in range(3)], flags=_here("$ORIGIN/a"))
