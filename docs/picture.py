@@ -1,4 +1,4 @@
-"""Draw what a command prints on an 80-column terminal: `python docs/picture.py GOAL.svg COMMAND ARGUMENTS`.
+"""Draw what a command prints on an 80-column terminal: `python docs/picture.py GOAL.svg TITLE COMMAND ARGUMENTS`.
 
 The command runs under a pseudo-terminal, so it prints what a person sees; only what is left on the screen at the end is drawn.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -26,7 +25,7 @@ TEMPLATE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {terminal_wid
 
 
 def main() -> None:
-    goal, command = Path(sys.argv[1]), sys.argv[2:]
+    goal, title, command = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     output = bytearray()
 
     def keep(handle: int) -> bytes:
@@ -37,7 +36,7 @@ def main() -> None:
     os.environ |= {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
     pty.spawn(command, keep)
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w", encoding="utf-8"), force_terminal=True)  # noqa: SIM115, PTH123
-    console.print(f"[bold]$ {shlex.join(command)}[/bold]")
+    console.print(f"[bold]{title}[/bold]", highlight=False)
     for line in screen(output.decode(errors="replace")):
         console.print(Text.from_ansi(line))
     goal.write_text(console.export_svg(theme=MONOKAI, code_format=TEMPLATE), encoding="utf-8")
