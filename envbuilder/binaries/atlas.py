@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import functools
 import json
-import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -279,8 +278,3 @@ def _wheel_from(entry: dict[str, Any]) -> AtlasWheel:
         for path, crc, size, soname, needed, runpath, symbols, defines in entry["files"]
     )
     return AtlasWheel(**{**entry, "files": files})
-
-
-def is_version(text: str) -> bool:
-    """Tell whether `--torch` names a release and not a path: 2.10.0, 2.11.0+cu130."""
-    return re.fullmatch(r"\d+(\.\d+)+([a-z0-9.]*)(\+[a-z0-9.]+)?", text) is not None

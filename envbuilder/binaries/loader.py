@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,6 +38,7 @@ class Catalog:
     """Reads each file and each folder once, and of each file only what is asked for."""
 
     def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()  # names found so far, by library
         self._budget = _MAX_HELD
         self._elves: dict[str, ElfFile | MalformedElfError] = {}
         self._providers: dict[str, Provider] = {}
@@ -84,10 +85,6 @@ class Catalog:
         self._budget -= amount
         if self._budget < 0:
             raise MalformedElfError(f"with {path}, the symbols of all files exceed {_MAX_HELD >> 20} MB")
-
-    def knows(self, path: str) -> bool:
-        """Tell whether a library's tables have been read already."""
-        return path in self._providers
 
     def readable(self, path: str) -> bool:
         """Tell whether a file is an ELF file that keeps its word."""
@@ -235,14 +232,16 @@ class Loader:
                 versioned.append(reference)
         rest = {name for name in plain if not self._brought(plain[name], closure)}
         versioned = [reference for reference in versioned if not self._brought(reference, closure)]
-        # Libraries that were read before come first: most names are found there, and the others need not be opened.
-        for member in sorted(scope, key=lambda member: not self._catalog.knows(member)):
+        # The libraries that answered most so far come first: most names are found there, and many need not be opened.
+        for member in sorted(scope, key=self._catalog.answers.__getitem__, reverse=True):
             if member == path:
                 continue  # what it refers to, it does not define
             if not rest and not versioned:
                 break
             provider = self._catalog.provider(member)
+            before = len(rest)
             rest = provider.without(rest)
+            self._catalog.answers[member] += before - len(rest)
             versioned = [reference for reference in versioned if not provider.satisfies(reference)]
         return [*(plain[name] for name in sorted(rest)), *versioned]
 
