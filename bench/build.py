@@ -57,7 +57,7 @@ def _environments(folder: Path) -> None:
         )
     whole = Contender(
         name="envbuilder build --no-smoke, empty folder",
-        command=[LAUNCHER, "build", "--target", "cpu", "--no-smoke", "--out", str(out)],
+        command=[LAUNCHER, "build", "--target", "cpu", "--no-smoke", "--no-image", "--out", str(out)],
         before=lambda: shutil.rmtree(out, ignore_errors=True),
     )
     hand = Contender(
@@ -79,7 +79,10 @@ def _environments(folder: Path) -> None:
 
 
 def _no_op(layout: Layout) -> None:
-    ours = Contender(name="envbuilder build, nothing changed", command=[LAUNCHER, "build", "--target", "cpu", "--out", str(layout.out)])
+    ours = Contender(
+        name="envbuilder build, nothing changed",
+        command=[LAUNCHER, "build", "--target", "cpu", "--no-smoke", "--no-image", "--out", str(layout.out)],
+    )
     compare("the build that does nothing", ours, [], runs=7)
 
 
