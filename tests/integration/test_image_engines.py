@@ -6,10 +6,8 @@ import contextlib
 import hashlib
 import io
 import os
-import shutil
 import subprocess
 import tarfile
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +21,6 @@ from envbuilder.images.write import write_images
 from tests.unit.images.small import small_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from envbuilder.images.inputs import Inputs
@@ -46,32 +43,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, Layout]:
     layout = Layout(folder / "image")
     write_images(inputs, layers=LayerStore(folder / "store"), layout=layout, console=Console(stream=io.StringIO()))
     return inputs, layout
-
-
-@pytest.fixture(scope="module")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
-    """An engine of our own: its own socket and data, no firewall rule of this machine touched."""
-    if shutil.which("dockerd") is None or not ROOT:
-        pytest.skip("needs dockerd (Debian: apt install docker.io) and root")
-    folder = tmp_path_factory.mktemp("dockerd")
-    argv = ["dockerd", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false", "--bridge=none", "-s", "overlay2"]
-    argv += ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")]
-    before = os.environ.get("DOCKER_HOST")
-    os.environ["DOCKER_HOST"] = f"unix://{folder}/sock"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*argv, "-H", f"unix://{folder}/sock"], stdout=log, stderr=log)
-    for _ in range(200):
-        with contextlib.suppress(EngineError):
-            DockerEngine.connect().client.close()
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail((folder / "log").read_text())
-    yield process
-    process.terminate()
-    process.wait()
-    subprocess.run(["umount", str(folder / "exec/netns/default")], check=False, capture_output=True)
-    os.environ.pop("DOCKER_HOST") if before is None else os.environ.update(DOCKER_HOST=before)
 
 
 def expected(inputs: Inputs, name: str) -> dict[str, tuple[object, ...]]:
@@ -158,14 +129,9 @@ def test_docker_builds_the_same_files(small: tuple[Inputs, Layout], dockerd: obj
 
 
 @pytest.mark.parametrize("name", ["serve"])
-def test_buildah_builds_the_same_files(small: tuple[Inputs, Layout], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("buildah") is None or not ROOT:
-        pytest.skip("needs buildah (Debian: apt install buildah) and root")
+def test_buildah_builds_the_same_files(small: tuple[Inputs, Layout], buildah: Path, name: str, tmp_path: Path) -> None:
     inputs, layout = small
     image = next(image for image in layout.images() if image.name == name)
-    storage = tmp_path / "storage.conf"
-    storage.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n')
-    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(storage))
     build_with("buildah", layout, image, "localhost/built:serve", scratch=tmp_path / "context", log=tmp_path / "log")
     subprocess.run(["buildah", "push", "localhost/built:serve", f"oci:{tmp_path}/built:serve"], check=True, capture_output=True)
     built = Layout(tmp_path / "built").images()[0]

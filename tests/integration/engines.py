@@ -1,0 +1,108 @@
+"""Container engines from Debian's packages, started by hand, as a machine without an init system has them.
+
+Each has its own socket and data below a folder of the test, touches no firewall rule, and leaves no mount, process or
+data behind: a mount that stays makes pytest's own clean-up of its temporary folders fail, three sessions later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.images.engines import DockerEngine, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_START_S = 60
+
+
+@contextlib.contextmanager
+def docker_engine(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a Docker engine, and name it in DOCKER_HOST meanwhile; skip where there is none, or the kernel has not what it needs."""
+    _need("dockerd", "docker.io")
+    _need_overlay(folder)
+    argv = ["dockerd", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false", "--bridge=none", "-s", "overlay2"]
+    argv += ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")]
+    socket = f"unix://{folder}/sock"
+    with pytest.MonkeyPatch.context() as patched, (folder / "log").open("wb") as log:
+        patched.setenv("DOCKER_HOST", socket)
+        process = subprocess.Popen([*argv, "-H", socket], stdout=log, stderr=log)
+        try:
+            _wait_for(process, folder / "log")
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+            _end_containerd(folder / "exec/containerd/containerd.pid")
+            clear(folder)
+
+
+def _wait_for(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(EngineError):
+            DockerEngine.connect().client.close()
+            return
+        if process.poll() is not None:
+            pytest.skip(f"dockerd does not start on this machine: {log.read_text().splitlines()[-1]}")
+        time.sleep(0.1)
+    pytest.fail(log.read_text())
+
+
+def _end_containerd(pid: Path) -> None:
+    """Where dockerd was killed, containerd may still be there."""
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def buildah_storage(folder: Path) -> Iterator[Path]:
+    """Give buildah a storage of its own below a folder; skip where there is no buildah."""
+    _need("buildah", "buildah")
+    _need_overlay(folder)
+    settings = folder / "storage.conf"
+    settings.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CONTAINERS_STORAGE_CONF", str(settings))
+        patched.setenv("BUILDAH_ISOLATION", "chroot")  # the other ways need cgroups and privileges that a machine may not give
+        try:
+            yield folder
+        finally:
+            clear(folder)
+
+
+def _need(program: str, package: str) -> None:
+    if shutil.which(program) is None or os.geteuid():
+        pytest.skip(f"needs {program} (Debian: apt install {package}) and root")
+
+
+def _need_overlay(folder: Path) -> None:
+    """Skip where the kernel mounts no overlay over this disk: an engine would copy every layer for every image."""
+    parts = {name: folder / f"overlay-{name}" for name in ("lower", "upper", "work", "goal")}
+    for part in parts.values():
+        part.mkdir()
+    options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['work']}"
+    tried = subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", parts["goal"]], capture_output=True, text=True, check=False)
+    subprocess.run(["umount", parts["goal"]], capture_output=True, check=False)
+    for part in parts.values():
+        shutil.rmtree(part)
+    if tried.returncode:
+        pytest.skip(f"this machine mounts no overlay: {tried.stderr.strip()}")
+
+
+def clear(folder: Path) -> None:
+    """Unmount whatever is mounted below a folder, deepest first, and remove what is in it."""
+    mounted = [line.split()[4].replace("\\040", " ") for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
+    for place in sorted((it for it in mounted if it.startswith(f"{folder}/")), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", place], check=True)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
