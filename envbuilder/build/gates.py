@@ -9,8 +9,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from envbuilder.errors import GateError
-from envbuilder.facts.site_packages import distributions, torch_build, vllm_module_of
-from envbuilder.targets.model import ArchitectureGate, TorchBuildGate, VersionGate
+from envbuilder.facts.site_packages import attention_backends, distributions, torch_build, vllm_module_of
+from envbuilder.targets.model import ArchitectureGate, AttentionBackendGate, TorchBuildGate, VersionGate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,6 +69,11 @@ def _check(environment: str, gate: Gate, site: Path) -> GateResult:
                 "in vLLM's registry",
                 f"vllm.model_executor.models.{module}" if module else "unknown to it",
             )
+        case AttentionBackendGate():
+            backends = attention_backends(site)
+            holds = gate.backend in backends
+            subject, expected = f"--attention-backend {gate.backend}", "taken by vLLM's server"
+            shown = "in its registry" if holds else f"one of {', '.join(backends)}" if backends else "no such option"
         case _:
             assert_never(gate)
     return GateResult(environment=environment, subject=subject, expected=expected, found=shown, holds=holds, why=gate.why)

@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from envbuilder.binaries.abi import check_environment
+from envbuilder.binaries.fatbin import Arch, parse_arch
+from envbuilder.binaries.gpu_code import Way, check_gpu_code
 from envbuilder.binaries.known import ExpectedFault
 from envbuilder.binaries.system import DEBIAN_12
 from envbuilder.binaries.verdicts import Verdict
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from envbuilder.store.cache import Store
     from envbuilder.store.settings import Settings
     from envbuilder.targets.model import Environment, EnvironmentName, Images, Machine, Release, Target
+
+_READ_BY_GATES = ("torch/version", "vllm/model_executor/models/", "vllm/engine/arg_utils.py", "vllm/v1/attention/backends/registry.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +190,22 @@ def _environment(
         variables=dict(sorted(environment.variables.items())),
         arguments=environment.arguments,
         left_out={exclusion.name: exclusion.reason for exclusion in sorted(environment.excludes, key=lambda it: it.name)},
+        compiled={wheel.name: _compiled(source) for wheel in wheels if wheel.path in source.own_wheels},
         proofs=proofs,
     )
+
+
+def _compiled(source: ImageSource) -> dict[str, Any]:
+    """Return what a wheel of ours was compiled from: the target's own word, which `verify` finds in an image as well."""
+    spec = source.release.compile
+    assert spec is not None  # noqa: S101 - without it nothing is compiled
+    sources = source.lock.source.sources if source.lock.source else ()
+    return {
+        "gpu": f"sm_{spec.arch.replace('.', '')}",
+        "sources": [{"name": it.name, "file": it.filename, "sha256": it.sha256} for it in sources if it.filename],
+        "components": [{"name": it.name, "how": it.how, "reason": it.reason} for it in spec.components],
+        "edits": [{"name": it.name, "path": it.path, "reason": it.reason} for it in spec.edits],
+    }
 
 
 # -- proofs --------------------------------------------------------------------------------------------------------
@@ -220,15 +238,26 @@ def _proofs(results: Sequence[gates.GateResult], environment: Environment, site:
             why="\n".join(cause.text for cause in report.causes),
             next="`envbuilder abi` on the environment shows every symbol and library.",
         )
-    known = sum(extension.expected is not None for extension in report.extensions)
-    verdict = f"{len(report.extensions) - known} extension modules ok" + (f", {known} known not to load" if known else "")
     return {
         "gates": [{key: value for key, value in result.as_dict().items() if key != "environment"} for result in results],
         "abi": [
             {"path": it.path, "verdict": str(it.verdict), **({"expected": it.expected} if it.expected else {})} for it in report.extensions
         ],
-        "summary": {"abi": verdict, "gates": f"{len(results)} of {len(results)} hold"},
+        **({"gpu_code": _gpu_code(site, source.target.gpu)} if source.target.device == "cuda" else {}),
     }
+
+
+def _gpu_code(site: Path, gpu: str | None) -> dict[str, Any]:
+    """Return which GPUs the code in torch and vLLM is for, file by file; and how it runs on the target's, where that is one."""
+    arch = parse_arch(gpu) if gpu else None
+    files = []
+    for package in ("torch", "vllm"):
+        report = check_gpu_code([site / package], arch or Arch(0)) if (site / package).is_dir() else None
+        for it in report.files if report else ():
+            if it.verdict is not Way.HOST_ONLY:
+                runs = {"units": it.units, "verdict": str(it.verdict)} if arch else {}
+                files.append({"path": f"{package}/{it.path}", "cubins": it.cubins, "ptx": it.ptx, **runs})
+    return {"arch": gpu, "files": sorted(files, key=lambda row: str(row["path"]))}
 
 
 def _extracted(name: str, environment: Environment, wheels: Sequence[Wheel], source: ImageSource, scratch: Path) -> Path:
@@ -248,7 +277,7 @@ def _extracted(name: str, environment: Environment, wheels: Sequence[Wheel], sou
 
 def _looked_at(path: str) -> bool:
     name = path.rpartition("/")[2]
-    return ".so" in name or ".dist-info/" in path or path.startswith(("torch/version", "vllm/model_executor/models/"))
+    return ".so" in name or ".dist-info/" in path or path.startswith(_READ_BY_GATES)
 
 
 def _copy(entry: Entry, goal: Path) -> None:

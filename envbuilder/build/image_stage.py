@@ -72,9 +72,10 @@ class ImageStage:
             "lock": plan.lock.digest,
             "images": settings_of(source).model_dump(mode="json"),
             "release": [plan.release_name, plan.release.model_dump(mode="json")],
+            "gpu": plan.target.gpu,
             "own": sorted(path.name for path in source.own_wheels),
         }
-        self.chain.run(Stage(name=NAME, inputs=inputs, after=("gates", "abi"), run=run, intact=intact))
+        self.chain.run(Stage(name=NAME, inputs=inputs, after=("gates", "abi"), run=run, intact=intact, revision=2))
 
     def _source(self) -> ImageSource:
         plan = self.plan

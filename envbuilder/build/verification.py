@@ -20,7 +20,7 @@ from envbuilder.images.oci import Descriptor
 from envbuilder.images.oci import Layout as ImageLayout
 from envbuilder.images.provenance import opened
 from envbuilder.images.registry import Reference, Registry
-from envbuilder.images.verify import Check, check_blobs, check_files, own_files
+from envbuilder.images.verify import Check, check_blobs, check_files, own_files, said
 from envbuilder.layout import Layout
 from envbuilder.locking.model import read_lock
 from envbuilder.targets.model import Target
@@ -108,7 +108,9 @@ class Verifier:
             stated = image.labels.get("envbuilder.lock")
             agrees = stated == f"sha256:{source.lock.digest}"
             yield Check(name="lock", status="pass" if agrees else "fail", detail=f"{stated}" if agrees else f"label says {stated}")
-            yield self._files(layout, image, source, files, Path(folder))
+            remade = self._files(layout, image, source, files, Path(folder))
+            yield remade
+            yield said(image, json.loads(files["image.json"]), proved=remade.status == "pass")
 
     def _files(self, layout: ImageLayout, image: Image, source: ImageSource, files: Mapping[str, bytes], scratch: Path) -> Check:
         about = json.loads(files["image.json"])

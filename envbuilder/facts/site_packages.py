@@ -68,6 +68,26 @@ def vllm_module_of(site: Path, architecture: str) -> str | None:
     return None
 
 
+def attention_backends(site: Path) -> tuple[str, ...]:
+    """Return what vLLM's server takes after `--attention-backend`; nothing where it has no such option.
+
+    The option is added in vllm/engine/arg_utils.py; its values are the members of AttentionBackendEnum.
+    """
+    options, registry = (_parse(site / "vllm" / path) for path in ("engine/arg_utils.py", "v1/attention/backends/registry.py"))
+    if options is None or registry is None:
+        return ()
+    if not any(isinstance(node, ast.Constant) and node.value == "--attention-backend" for node in ast.walk(options)):
+        return ()
+    members = [node.body for node in registry.body if isinstance(node, ast.ClassDef) and node.name == "AttentionBackendEnum"]
+    return tuple(
+        name.id
+        for statement in (members[0] if members else ())
+        if isinstance(statement, ast.Assign)
+        for name in statement.targets
+        if isinstance(name, ast.Name)
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Installed:
     """What the RECORDs of an environment say: its files, their bytes, and the paths that several distributions own."""

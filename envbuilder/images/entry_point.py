@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+# Other spellings of an option, which vLLM does not take beside it.
+SPELLINGS = {"-ac": "--attention-backend", "--attention-config": "--attention-backend"}
 
 
 def command(arguments: list[str], defaults: list[str]) -> list[str]:
@@ -20,7 +22,8 @@ def command(arguments: list[str], defaults: list[str]) -> list[str]:
 
     `defaults` are options with their values, each an option alone or followed by one value.
     """
-    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
+    words = [argument.partition("=")[0].partition(".")[0].replace("_", "-") for argument in arguments if argument.startswith("-")]
+    given = {SPELLINGS.get(word, word) for word in words}
     added: list[str] = []
     wanted = ["--host", LOOPBACK, *defaults]
     for index, word in enumerate(wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -31,7 +32,8 @@ class Package:
 class EnvironmentInputs:
     """One environment: its wheels, what overlays write (paths below site-packages), its variables and its server's arguments.
 
-    `asked` are the distributions that the target names itself; `proofs` what was found out about it (JSON).
+    `asked` are the distributions that the target names itself; `compiled` says of those that were compiled here from what
+    and how (JSON, by name); `proofs` what was found out about the environment (JSON).
     """
 
     name: str
@@ -41,7 +43,12 @@ class EnvironmentInputs:
     variables: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    compiled: Mapping[str, Any] = field(default_factory=dict)
     proofs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def overlay_hashes(self) -> dict[str, str]:
+        return {path: hashlib.sha256(content).hexdigest() for path, content in self.overlays.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,9 @@ _BUILD_TYPE = "urn:envbuilder:image:1"
 def statement(inputs: Inputs, subjects: Mapping[str, str]) -> dict[str, Any]:
     """Return the statement on `subjects` ({name: sha256 in hex}): what they were made from, by what, with which parameters."""
     wheels = {it.sha256: it for environment in inputs.environments.values() for it in environment.wheels}
+    sources = [source for environment in inputs.environments.values() for it in environment.compiled.values() for source in it["sources"]]
     dependencies = [
+        *({"name": it["file"], "digest": {"sha256": it["sha256"]}} for it in sources),
         *(
             {"name": f"pkg:pypi/{it.name}@{it.version}", "digest": {"sha256": it.sha256}, "annotations": {"file": it.filename}}
             for it in wheels.values()

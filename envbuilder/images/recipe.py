@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from envbuilder import __version__
 from envbuilder.images import entry_point
+from envbuilder.images.about import describe
 from envbuilder.images.layers import Layer
 from envbuilder.images.rootfs import read_debs, root_tree
 from envbuilder.images.sbom import sbom
@@ -41,15 +41,28 @@ _FIRST = ("nvidia", "cuda", "triton", "torch")  # below the rest: they change wi
 def layers_of(image: ImageName, inputs: Inputs) -> list[Layer]:
     """Return an image's layers, lowest first."""
     environment = inputs.environment_of(image)
-    closure = torch_closure(environment, inputs)
-    below = [wheel for wheel in environment.wheels if wheel.name in closure]
-    above = [] if image == "base" else [wheel for wheel in environment.wheels if wheel.name not in closure]
+    below, above = _wheels(image, inputs)
     layers = [_root(inputs), *_wheel_layers(below, inputs, small="torch's own"), *_wheel_layers(above, inputs, last=environment.asked)]
     if image == "dev":
         layers.append(_toolchain(inputs))
     if image != "base" and environment.overlays:
         layers.append(_overlays(environment, inputs))
     return [*layers, _own(image, below + above, environment, inputs)]
+
+
+def contents(image: ImageName, inputs: Inputs) -> dict[str, Any]:
+    """Return image.json of an image."""
+    below, above = _wheels(image, inputs)
+    return describe(image, below + above, inputs)
+
+
+def _wheels(image: ImageName, inputs: Inputs) -> tuple[list[Wheel], list[Wheel]]:
+    """Return an image's wheels: torch's, and what stands on it."""
+    environment = inputs.environment_of(image)
+    closure = torch_closure(environment, inputs)
+    below = [wheel for wheel in environment.wheels if wheel.name in closure]
+    above = [] if image == "base" else [wheel for wheel in environment.wheels if wheel.name not in closure]
+    return below, above
 
 
 def torch_closure(environment: EnvironmentInputs, inputs: Inputs) -> frozenset[str]:
@@ -168,7 +181,7 @@ def _skeleton(inputs: Inputs) -> Iterator[Entry]:
 
 
 def _about(image: ImageName, wheels: Sequence[Wheel], environment: EnvironmentInputs, inputs: Inputs) -> Iterator[Entry]:
-    about = describe(image, wheels, environment, inputs)
+    about = describe(image, wheels, inputs)
     yield file(f"{OWN}/image.json", json.dumps(about, indent=2) + "\n")
     yield file(f"{OWN}/sbom.cdx.json", json.dumps(sbom(about["name"], wheels, inputs.packages_of(image), inputs.parts), indent=2) + "\n")
     yield file(f"{OWN}/target.json", inputs.target_file)
@@ -195,29 +208,3 @@ def _of_files(name: str, entries: Sequence[Entry]) -> Layer:
 
 def _whole(entries: Sequence[Entry], _: ExitStack) -> Mapping[str, Entry]:
     return whole(entries)
-
-
-def describe(image: ImageName, wheels: Sequence[Wheel], environment: EnvironmentInputs, inputs: Inputs) -> dict[str, Any]:
-    """Return image.json: what an image holds and where each part of it comes from. No time, no path of the builder."""
-    return {
-        "schema": "envbuilder/image/1",
-        "name": f"{inputs.target}-{inputs.release}-{image}",
-        "image": image,
-        "target": inputs.target,
-        "release": inputs.release,
-        "platform": inputs.platform,
-        "python": inputs.python,
-        "envbuilder": __version__,
-        "lock": f"sha256:{inputs.lock}",
-        "compression": {"name": "zstd", "level": inputs.compression.level, "library": inputs.compression.library},
-        "variables": dict(environment.variables) if image != "base" else {},
-        "left_out": dict(environment.left_out),
-        "distributions": [
-            {"name": wheel.name, "version": wheel.version, "file": wheel.filename, "sha256": wheel.sha256} for wheel in wheels
-        ],
-        "packages": [
-            {"name": it.locked.name, "version": it.locked.version, "path": it.locked.path, "sha256": it.locked.sha256}
-            for it in inputs.packages_of(image)
-        ],
-        **(environment.proofs if image != "base" else {}),
-    }

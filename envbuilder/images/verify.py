@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import zstandard
 
 from envbuilder.errors import VerificationError
+from envbuilder.images.about import labels
 from envbuilder.images.layers import tar_header
 from envbuilder.images.recipe import OWN, layers_of
 from envbuilder.images.tree import Entry, Kind
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from envbuilder.images.oci import Image, Layout
 
 _BUFFER = 1 << 20
+_TOLD = ("envbuilder.sources", "envbuilder.abi", "envbuilder.gpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,22 @@ def _differing(wanted: Any, found: Any) -> Any:  # noqa: ANN401 - JSON
 def _short(value: Any) -> str:  # noqa: ANN401 - JSON
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 120 else f"{text[:117]}…"
+
+
+def said(image: Image, about: Mapping[str, Any], *, proved: bool) -> Check:
+    """Compare an image's labels with the description inside it, and tell what they say of sources, symbols and GPU code.
+
+    `proved`: the description was made anew from the lock, proofs and all, and found to be the same.
+    """
+    try:
+        wanted = labels(about)
+    except (KeyError, TypeError, AttributeError) as error:
+        return Check(name="proofs", status="fail", detail=f"its description cannot be read ({type(error).__name__}: {error})")
+    if different := sorted(name for name in wanted.keys() | image.labels.keys() if wanted.get(name) != image.labels.get(name)):
+        name = different[0]
+        return Check(name="proofs", status="fail", detail=f"label {name} is {image.labels.get(name)!r}, inside it {wanted.get(name)!r}")
+    told = [f"{name.removeprefix('envbuilder.')}: {text}" for name, text in wanted.items() if name.startswith(_TOLD)]
+    return Check(name="proofs", status="pass" if proved else "not-run", detail="; ".join(told))
 
 
 # -- one layer ---------------------------------------------------------------------------------------------------

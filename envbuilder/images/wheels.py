@@ -56,6 +56,11 @@ class Wheel:
     def filename(self) -> str:
         return self.path.name
 
+    def members(self) -> list[str]:
+        """Return the names in the archive; those of a package are its paths below site-packages."""
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.namelist()
+
 
 def wheel_entries(wheel: Wheel, python: str, stack: ExitStack) -> list[Entry]:
     """Return the files of an installed wheel; they can be opened as long as `stack` is open.

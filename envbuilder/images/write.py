@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.files import canonical_json
+from envbuilder.images.about import labels
 from envbuilder.images.inputs import IMAGES
 from envbuilder.images.layers import MEDIA_TYPE
 from envbuilder.images.oci import ARCHITECTURES, CONFIG_TYPE, MANIFEST_TYPE
-from envbuilder.images.recipe import OWN, layers_of
+from envbuilder.images.recipe import OWN, contents, layers_of
 from envbuilder.images.wheels import PREFIX
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _write(
         "mediaType": MANIFEST_TYPE,
         "config": config.as_dict(),
         "layers": [descriptor.as_dict() for descriptor in descriptors],
-        "annotations": labels(image, inputs),
+        "annotations": labels(contents(image, inputs)),
     }
     return Written(
         name=image,
@@ -112,7 +113,7 @@ def configuration(image: ImageName, inputs: Inputs, layers: Sequence[tuple[str, 
             "WorkingDir": inputs.user.home,
             "Env": [f"{name}={value}" for name, value in variables(image, inputs).items()],
             **({"Entrypoint": [f"/{OWN}/bin/serve"], "Cmd": ["--help"]} if serving else {"Cmd": ["bash" if image == "dev" else "python"]}),
-            "Labels": labels(image, inputs),
+            "Labels": labels(contents(image, inputs)),
         },
         "rootfs": {"type": "layers", "diff_ids": [blob.diff_id for _, blob in layers]},
         "history": [{"created": CREATED, "created_by": f"envbuilder: {name}"} for name, _ in layers],
@@ -131,23 +132,4 @@ def variables(image: ImageName, inputs: Inputs) -> dict[str, str]:
         # Compiled modules go where this user may write: without them each process would compile vLLM's 1,700 modules.
         "PYTHONPYCACHEPREFIX": f"{inputs.user.home}/.cache/python",
         **(environment.variables if image != "base" else {}),
-    }
-
-
-def labels(image: ImageName, inputs: Inputs) -> dict[str, str]:
-    """Return what an image says of itself without being opened."""
-    environment = inputs.environment_of(image)
-    versions = {wheel.name: wheel.version for wheel in environment.wheels}
-    asked = [name for name in environment.asked if image != "base" or name == "torch"]
-    summary = environment.proofs.get("summary", {}) if image != "base" else {}
-    return {
-        "org.opencontainers.image.title": f"{inputs.target}-{image}",
-        "org.opencontainers.image.version": inputs.release,
-        "envbuilder.image": image,
-        "envbuilder.lock": f"sha256:{inputs.lock}",
-        "envbuilder.target": inputs.target,
-        "envbuilder.release": inputs.release,
-        "envbuilder.python": inputs.python,
-        **{f"envbuilder.version.{name}": versions[name] for name in asked},
-        **{f"envbuilder.{name}": str(value) for name, value in summary.items()},
     }

@@ -92,7 +92,15 @@ class ArchitectureGate(_Model):
     why: str
 
 
-Gate: TypeAlias = Annotated[VersionGate | TorchBuildGate | ArchitectureGate, Field(discriminator="kind")]
+class AttentionBackendGate(_Model):
+    """vLLM's server takes `--attention-backend`, and knows the backend of that name."""
+
+    kind: Literal["attention-backend"]
+    backend: str
+    why: str
+
+
+Gate: TypeAlias = Annotated[VersionGate | TorchBuildGate | ArchitectureGate | AttentionBackendGate, Field(discriminator="kind")]
 
 
 class Exclusion(_Model):
@@ -244,7 +252,8 @@ class Images(_Model):
 class Target(_Model):
     """What can be built, for which machine.
 
-    `glibc` is the newest that the target's machines are sure to have; `cross_python` the Python of its machines, which
+    `glibc` is the newest that the target's machines are sure to have; `gpu` their GPU, where it is one and the same ("sm_121a");
+    `cross_python` the Python of its machines, which
     an environment gets when it is assembled on another kind of machine (None: that is not offered).
     """
 
@@ -253,6 +262,7 @@ class Target(_Model):
     summary: str
     platforms: Annotated[tuple[Literal["linux/x86_64", "linux/aarch64"], ...], Field(min_length=1)]
     glibc: Annotated[str, Field(pattern=r"^2\.\d+$")]
+    gpu: Annotated[str, Field(pattern=r"^sm_\d{2,3}[af]?$")] | None = None
     python: _Specifier
     cross_python: Annotated[str, Field(pattern=r"^3\.\d+\.\d+$")] | None = None
     device: Literal["cpu", "cuda"]
@@ -337,6 +347,8 @@ def _known_keys() -> list[str]:
         VersionGate,
         TorchBuildGate,
         ArchitectureGate,
+        AttentionBackendGate,
+        Images,
         Exclusion,
         ExpectedAbi,
         SharedPaths,

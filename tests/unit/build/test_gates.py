@@ -6,7 +6,7 @@ import pytest
 
 from envbuilder.build.gates import check_gates, require
 from envbuilder.errors import GateError
-from envbuilder.targets.model import ArchitectureGate, TorchBuildGate, VersionGate
+from envbuilder.targets.model import ArchitectureGate, AttentionBackendGate, TorchBuildGate, VersionGate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,11 @@ def site(tmp_path: Path) -> Path:
     models.mkdir(parents=True)
     (models / "registry.py").write_text(REGISTRY)
     (models / "gemma4_unified.py").write_text("")
+    (tmp_path / "vllm/engine").mkdir()
+    (tmp_path / "vllm/engine/arg_utils.py").write_text('group.add_argument("--attention-backend", **kwargs)\n')
+    backends = tmp_path / "vllm/v1/attention/backends"
+    backends.mkdir(parents=True)
+    (backends / "registry.py").write_text("class AttentionBackendEnum(Enum):\n    FLASH_ATTN = 'a'\n    TRITON_ATTN = 'b'\n")
     return tmp_path
 
 
@@ -46,6 +51,10 @@ def torch(version: str, cuda: str | None = None) -> TorchBuildGate:
 
 def architecture(name: str) -> ArchitectureGate:
     return ArchitectureGate(kind="architecture", architecture=name, why="because")
+
+
+def backend(name: str) -> AttentionBackendGate:
+    return AttentionBackendGate(kind="attention-backend", backend=name, why="because")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +71,8 @@ def architecture(name: str) -> ArchitectureGate:
         (architecture("Gemma4UnifiedForConditionalGeneration"), "vllm.model_executor.models.gemma4_unified", True),
         (architecture("Gemma5ForCausalLM"), "unknown to it", False),
         (architecture("GoneForCausalLM"), "unknown to it", False),
+        (backend("TRITON_ATTN"), "in its registry", True),
+        (backend("XFORMERS"), "one of FLASH_ATTN, TRITON_ATTN", False),
     ],
 )
 def test_a_gate_holds_or_not_and_shows_what_was_found(site: Path, gate: Gate, found: str, holds: bool) -> None:  # noqa: FBT001
@@ -71,7 +82,7 @@ def test_a_gate_holds_or_not_and_shows_what_was_found(site: Path, gate: Gate, fo
     assert result.expected
 
 
-@pytest.mark.parametrize("gate", [version(">=1"), torch("2.13.0+cpu"), architecture("Gemma4ForCausalLM")])
+@pytest.mark.parametrize("gate", [version(">=1"), torch("2.13.0+cpu"), architecture("Gemma4ForCausalLM"), backend("TRITON_ATTN")])
 def test_in_an_empty_environment_nothing_holds_and_nothing_crashes(tmp_path: Path, gate: Gate) -> None:
     [result] = check_gates("serve", [gate], tmp_path)
     assert not result.holds
@@ -116,3 +127,10 @@ def test_a_result_goes_to_the_manifest_as_plain_data(site: Path) -> None:
         "holds": True,
         "why": "because",
     }
+
+
+def test_a_vllm_without_the_option_has_no_backend_to_name(site: Path) -> None:
+    """Its server would end at once: unrecognized arguments."""
+    (site / "vllm/engine/arg_utils.py").write_text("group.add_argument('--other')\n")
+    [result] = check_gates("serve", [backend("TRITON_ATTN")], site)
+    assert (result.found, result.holds) == ("no such option", False)

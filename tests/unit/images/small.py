@@ -85,13 +85,35 @@ PACKAGES = {
 }
 DEV = {"gcc": deb("gcc", {"usr/bin/gcc": b"compiles", "usr/share/doc/gcc/copyright": b"Format: x\nLicense: GPL-3+\nLicense: Artistic\n"})}
 
+PROOFS = {
+    "gates": [{"subject": "torch's build", "found": "1.0"}, {"subject": "vllm", "found": "1.0"}],
+    "abi": [{"path": "torch/_C.so", "verdict": "ok"}, {"path": "vllm/_C.so", "verdict": "ok"}],
+    "gpu_code": {
+        "arch": "sm_121a",
+        "files": [
+            {
+                "path": "torch/_C.so",
+                "cubins": {"sm_80": 4, "sm_121a": 1},
+                "ptx": {},
+                "units": {"native": 1, "none": 3},
+                "verdict": "native",
+            },
+            {"path": "vllm/_C.so", "cubins": {}, "ptx": {"compute_80": 2}, "units": {"jit": 2}, "verdict": "jit"},
+        ],
+    },
+}
+
 
 def small_inputs(folder: Path, **changes: Mapping[str, bytes]) -> Inputs:
     """Return inputs whose files lie in a folder; `serve` may bring other wheels."""
     packages = tuple(_package(folder, name, content, "rootfs") for name, content in PACKAGES.items())
     packages += tuple(_package(folder, name, content, "dev") for name, content in DEV.items())
     wheels = {
-        "torch": wheel("torch", {"torch/__init__.py": b"x = 1\n"}, metadata="Requires-Dist: sympy\nLicense-Expression: BSD-3-Clause\n"),
+        "torch": wheel(
+            "torch",
+            {"torch/__init__.py": b"x = 1\n", "torch/_C.so": b""},
+            metadata="Requires-Dist: sympy\nLicense-Expression: BSD-3-Clause\n",
+        ),
         "sympy": wheel("sympy", {"sympy/__init__.py": b""}, metadata="Classifier: License :: OSI Approved :: BSD License\n"),
         "vllm": wheel("vllm", {"vllm/__init__.py": b""}, info={"entry_points.txt": b"[console_scripts]\nvllm = vllm.cli:main\n"}),
         "tqdm": wheel("tqdm", {"tqdm/__init__.py": b"bar\n"}),
@@ -106,7 +128,7 @@ def small_inputs(folder: Path, **changes: Mapping[str, bytes]) -> Inputs:
             overlays={"_overlay.pth": b"import x\n"},
             variables={"VLLM_NO_USAGE_STATS": "1"},
             arguments=("--attention-backend", "TRITON_ATTN"),
-            proofs={"summary": {"abi": "ok"}},
+            proofs=PROOFS,
         ),
         "quantize": EnvironmentInputs(name="quantize", wheels=_wheels(folder, quantize), asked=("torch",)),
     }

@@ -265,5 +265,11 @@ def test_what_the_caller_says_comes_before_the_target() -> None:
     ]
 
 
+@pytest.mark.parametrize("said", ["--attention-config.backend=X", "-ac.backend", "--attention-config", "-ac"])
+def test_another_spelling_of_the_backend_takes_its_place(said: str) -> None:
+    """Beside --attention-backend, vLLM refuses --attention-config."""
+    assert "TRITON_ATTN" not in entry_point.command(["m", said, "X"], ["--attention-backend", "TRITON_ATTN"])
+
+
 def test_remote_code_is_never_trusted_by_default() -> None:
     assert not any("trust" in word for word in entry_point.command(["m"], []))
