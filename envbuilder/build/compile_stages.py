@@ -66,7 +66,8 @@ class CompileStages:
         return Maker(
             inputs=Inputs(
                 spec=spec,
-                sdist=plan.store.path(spec.sdist.sha256, spec.sdist.filename),
+                commit=plan.sources["vllm"].commit,
+                sources={name: plan.store.path(it.sha256, it.filename) for name, it in plan.sources.items()},
                 tools={wheel.name: self._path(wheel) for wheel in plan.tools},
                 libraries=wheels,
             ),
@@ -86,6 +87,7 @@ class CompileStages:
         spec = maker.inputs.spec
         return {
             "spec": spec.model_dump(),
+            "sources": {name: it.sha256 for name, it in self.plan.sources.items()},
             "tools": sorted(wheel.file.sha256 for wheel in self.plan.tools),
             "libraries": sorted(maker.inputs.libraries[name].parent.name for name in (*spec.cuda, "torch")),
             "published": maker.published.parent.name,
@@ -142,7 +144,7 @@ class CompileStages:
 
         layout = self.plan.layout
         first = next((layout.out / "wheels").glob("*.whl"))
-        jobs = max(1, maker.jobs - 1) if maker.jobs > 1 else 2
+        jobs = maker.jobs - 1 if maker.jobs > 3 else maker.jobs + 1  # noqa: PLR2004 - half the cores less would double the time
         with tempfile.TemporaryDirectory(prefix="verify-", dir=maker.kept) as folder, _umask(0o077):
             again = replace(maker, jobs=jobs, ccache=None).make(
                 Path(folder) / "wheel", log=layout.log("verify-compile"), workspace=Path(folder) / "elsewhere"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from envbuilder.build.stages import Outcome
     from envbuilder.console import Console, Step
     from envbuilder.locking.model import LockedWheel
+    from envbuilder.locking.source import LockedSource
     from envbuilder.targets.model import Environment, EnvironmentName
 
 
@@ -76,27 +77,30 @@ class _Pipeline:
         plan = self.plan
         wheels = {wheel.file.sha256: wheel for name, _ in plan.release.environments() for wheel in plan.wheels[name]}
         wheels |= {wheel.file.sha256: wheel for wheel in plan.tools}
-        wanted = [Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size) for it in wheels.values()]
-        if plan.vllm == "source" and plan.release.compile:
-            sdist = plan.release.compile.sdist
-            wanted.append(Wanted(project="vllm", filename=sdist.filename, sha256=sdist.sha256, size=sdist.size))
-        return wanted
+        return [Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size) for it in wheels.values()]
 
     def _fetch(self) -> None:
-        plan, wanted = self.plan, self._wanted()
+        plan, wheels = self.plan, self._wanted()
+        sdists = [_archive(source) for source in plan.sources.values() if not source.commit]
+        commits = [(source.repository, source.commit, _archive(source)) for source in plan.sources.values() if source.commit]
+        wanted = [*wheels, *sdists, *(archive for _, _, archive in commits)]
 
         def run(step: Step) -> Result:
             from envbuilder.store.fetch import fetch  # noqa: PLC0415 - a build that fetches nothing need not load a client
 
             report = fetch(
-                wanted,
+                [*wheels, *sdists],
                 store=plan.store,
                 settings=plan.settings,
                 console=self.console,
                 offline=plan.offline,
                 torch_backend=plan.release.torch_backend,
             )
-            step.detail = f"{len(wanted)} wheels, {human_size(report.added_bytes)} fetched, {report.present} in the store"
+            if commits:
+                from envbuilder.store.git import fetch_commits  # noqa: PLC0415 - few builds ask for it
+
+                fetch_commits(commits, store=plan.store, offline=plan.offline)
+            step.detail = f"{len(wheels)} wheels, {human_size(report.added_bytes)} fetched, {report.present} in the store"
             return {"files": len(wanted), "bytes": sum(item.size for item in wanted)}
 
         def intact(_: Result) -> bool:
@@ -210,3 +214,7 @@ def _abi_summary(report: AbiReport) -> dict[str, Any]:
             {"path": it.path, "verdict": it.verdict, **({"expected": it.expected} if it.expected else {})} for it in report.extensions
         ],
     }
+
+
+def _archive(source: LockedSource) -> Wanted:
+    return Wanted(project=source.name, filename=source.filename, sha256=source.sha256, size=source.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from envbuilder.build.interpreters import find_interpreter
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from envbuilder.build.interpreters import Interpreter
     from envbuilder.layout import Layout
     from envbuilder.locking.model import Lock, LockedWheel
+    from envbuilder.locking.source import LockedSource
     from envbuilder.store.cache import Store
     from envbuilder.store.settings import Settings
     from envbuilder.targets.model import EnvironmentName, Machine, Release, Target
@@ -43,6 +44,7 @@ class Plan:
     images: bool = True
     vllm: Literal["source", "published"] = "published"
     tools: tuple[LockedWheel, ...] = ()  # of a source build, for the machine that builds
+    sources: Mapping[str, LockedSource] = field(default_factory=dict)  # of a source build: the archives, by name
     jobs: int | None = None  # at once, in a source build; None: one for each core
     verify: bool = False  # whether a source build is made twice and compared
 
@@ -98,6 +100,7 @@ def make_plan(
         images=images,
         vllm=way,
         tools=lock.build_wheels(platform.python_version(), builder_machine()) if way == "source" else (),
+        sources=lock.source.archives if way == "source" and lock.source else {},
         jobs=jobs,
         verify=verify,
     )

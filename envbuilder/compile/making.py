@@ -15,7 +15,7 @@ from envbuilder.compile.admission import reserve_of, total_memory
 from envbuilder.compile.building import Build, known_units, read_records
 from envbuilder.compile.packing import compressor, pack
 from envbuilder.compile.policy import guess
-from envbuilder.compile.sources import read_sdist
+from envbuilder.compile.sources import read_source
 from envbuilder.compile.workspace import Workspace, room
 from envbuilder.errors import StepError, VerificationError
 from envbuilder.files import digest_of, human_size, sha256_file, storage_errors, write_json
@@ -90,7 +90,8 @@ class Maker:
         packed = pack(
             goal,
             published=self.published,
-            source=read_sdist(self.inputs.sdist),
+            source=read_source(self.inputs.sources["vllm"]),
+            commit=self.inputs.commit,
             built=built,
             components=self.inputs.spec.components,
             build_tag=_BUILD_TAG,
@@ -124,12 +125,13 @@ class Maker:
         spec = self.inputs.spec
         return {
             "schema": SCHEMA,
-            "source": {"filename": spec.sdist.filename, "sha256": spec.sdist.sha256},
+            "source": {"filename": self.inputs.sources["vllm"].name, "sha256": self.inputs.sources["vllm"].parent.name},
             "arch": f"sm_{spec.arch.replace('.', '')}",
             "wheel": {"filename": packed.path.name, "sha256": packed.sha256, "size": packed.size, "compressor": compressor()},
             "isolation": isolation.describe(chosen),
             "compilers": self.compilers.identity,
             "inputs": {
+                "trees": {name: path.parent.name for name, path in sorted(self.inputs.sources.items()) if name != "vllm"},
                 "tools": {name: path.parent.name for name, path in sorted(self.inputs.tools.items())},
                 "libraries": {name: self.inputs.libraries[name].parent.name for name in sorted((*spec.cuda, "torch"))},
                 "published": self.published.parent.name,

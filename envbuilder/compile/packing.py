@@ -15,13 +15,14 @@ import io
 import re
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from packaging.utils import parse_wheel_filename
 
 from envbuilder import __version__
 from envbuilder.binaries.elf import read_elf_path
+from envbuilder.compile import commits
 from envbuilder.errors import VerificationError
 from envbuilder.files import storage_errors
 
@@ -69,14 +70,20 @@ def pack(
     built: Mapping[str, Path],
     components: Sequence[Component],
     build_tag: str,
+    commit: str = "",
 ) -> Packed:
-    """Write the wheel into a folder. `built`: extensions by their file name.
+    """Write the wheel into a folder. `built`: extensions by their file name; `commit`: where the source is one, and no release.
 
     Raises VerificationError: a file that nobody accounts for, an extension that was not built, another version.
     """
-    name, version, _, tags = parse_wheel_filename(published.name)
+    name, release, _, tags = parse_wheel_filename(published.name)
+    version = commits.local_version(str(release), commit) if commit else str(release)
+    if commit:
+        source = {**source, commits.VERSION_FILE: commits.version_file(version, commit)}
     with zipfile.ZipFile(published) as archive:
-        members, left_out = _members(archive, source, built, components)
+        members, left_out = _members(archive, source, built, components, of_commit=bool(commit))
+        if commit:
+            members += _added(archive, source, components)
         differing = sorted(
             m.path for m in members if m.origin == "source" and m.path in archive.namelist() and archive.read(m.path) != m.content
         )
@@ -85,6 +92,8 @@ def pack(
     platform = f"manylinux_2_{newest_glibc(built.values(), floor=_floor(published.name))}_{machine}"
     filename = f"{str(name).replace('-', '_')}-{version}-{build_tag}-{interpreter}-{platform}.whl"
     info = f"{str(name).replace('-', '_')}-{version}.dist-info"
+    if commit:
+        members = [_restated(member, info, version, source) for member in members]
     wheel = f"Wheel-Version: 1.0\nGenerator: envbuilder ({__version__})\nRoot-Is-Purelib: false\nTag: {interpreter}-{platform}\nBuild: {build_tag}\n"
     members.append(Member(path=f"{info}/WHEEL", origin="metadata", content=wheel.encode()))
     data = _zip(members, record=f"{info}/RECORD")
@@ -99,8 +108,9 @@ def pack(
 
 
 def _members(
-    archive: zipfile.ZipFile, source: Mapping[str, bytes], built: Mapping[str, Path], components: Sequence[Component]
+    archive: zipfile.ZipFile, source: Mapping[str, bytes], built: Mapping[str, Path], components: Sequence[Component], *, of_commit: bool
 ) -> tuple[list[Member], dict[str, int]]:
+    """Account for every file of the published wheel; one that a commit has dropped goes."""
     members: list[Member] = []
     left_out: dict[str, int] = {}
     strangers = []
@@ -119,6 +129,8 @@ def _members(
             members.append(Member(path=path, origin="published", content=archive.read(entry), executable=executable, component=owner.name))
         elif path in source:
             members.append(Member(path=path, origin="source", content=source[path], executable=executable))
+        elif of_commit and not path.endswith(".so"):
+            left_out["not in this commit"] = left_out.get("not in this commit", 0) + 1
         else:
             strangers.append(path)
     if strangers:
@@ -128,6 +140,25 @@ def _members(
             next="Give them a component in the target's `compile` table.",
         )
     return members, left_out
+
+
+def _added(archive: zipfile.ZipFile, source: Mapping[str, bytes], components: Sequence[Component]) -> Iterator[Member]:
+    """Yield the files of the package that the release did not have."""
+    published = set(archive.namelist())
+    for path in sorted(source.keys() - published):
+        if path.startswith(commits.PACKAGE) and owner_of(path, components) is None:
+            yield Member(path=path, origin="source", content=source[path])
+
+
+def _restated(member: Member, info: str, version: str, source: Mapping[str, bytes]) -> Member:
+    """Put a file of the release's metadata into the commit's."""
+    if member.origin != "metadata":
+        return member
+    name = member.path.partition("/")[2]
+    content = member.content
+    if name == "METADATA":
+        content = commits.metadata(content, version=version, requirements=commits.requirements_of(source))
+    return replace(member, path=f"{info}/{name}", content=content)
 
 
 def owner_of(path: str, components: Iterable[Component]) -> Component | None:

@@ -1,4 +1,4 @@
-"""The source that is compiled: unpacked from the locked sdist, edited, and what its build files would fetch."""
+"""The source that is compiled: unpacked from the locked sdist (or a commit's archive), edited, and what its build files would fetch."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Pin:
     revision: str
 
 
-def read_sdist(archive: Path, *, prefixes: Sequence[str] = ()) -> dict[str, bytes]:
-    """Return an sdist's files by their path below its top folder; of links and devices an sdist of vLLM has none.
+def read_source(archive: Path, *, prefixes: Sequence[str] = ()) -> dict[str, bytes]:
+    """Return an archive's files by their path below its top folder; of links and devices an sdist of vLLM has none.
 
     Raises VerificationError for an archive that is none or whose entries climb out of it.
     """
     files = {}
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with tarfile.open(archive, "r:*") as tar:
             for entry in tar:
                 top, _, path = entry.name.partition("/")
                 if entry.isdir() or not path:
@@ -52,7 +52,7 @@ def read_sdist(archive: Path, *, prefixes: Sequence[str] = ()) -> dict[str, byte
                 parts = PurePosixPath(path).parts
                 if not entry.isreg() or ".." in parts or top in {"", ".."} or path.startswith("/"):
                     raise VerificationError(
-                        f"{archive.name} holds {entry.name!r}, which no sdist should", next="Do not build from this file."
+                        f"{archive.name} holds {entry.name!r}, which no source should", next="Do not build from this file."
                     )
                 if not prefixes or path.startswith(tuple(prefixes)):
                     content = tar.extractfile(entry)
@@ -60,7 +60,7 @@ def read_sdist(archive: Path, *, prefixes: Sequence[str] = ()) -> dict[str, byte
                     files[path] = content.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise VerificationError(
-            f"{archive.name} is not a sound sdist", why=str(error), next="Remove it from the store and fetch it again."
+            f"{archive.name} is not a sound source", why=str(error), next="Remove it from the store and fetch it again."
         ) from error
     return files
 

@@ -1,4 +1,4 @@
-"""Unpacking chosen parts of locked wheels into a workspace."""
+"""Unpacking chosen parts of locked wheels, and of sources, into a workspace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from envbuilder.compile.sources import read_source
 from envbuilder.errors import VerificationError
 from envbuilder.files import storage_errors
 
@@ -47,6 +48,21 @@ def unpack(wheel: Path, goal: Path, place: Callable[[str], str | None]) -> int:
         raise VerificationError(
             f"{wheel.name} is not a sound wheel", why=str(error), next="Remove it from the store and fetch it again."
         ) from error
+    return count
+
+
+def unpack_source(archive: Path, goal: Path, place: Callable[[str], str | None]) -> int:
+    """Do the same with a source's archive, whose paths are below its top folder."""
+    count = 0
+    with storage_errors(goal):
+        for name, content in read_source(archive).items():
+            if (where := place(name)) is not None:
+                path = goal / where
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                path.chmod(0o644)
+                os.utime(path, (_LONG_AGO, _LONG_AGO))
+                count += 1
     return count
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.compile.sources import COMPILED, edited, pins_of, read_sdist, require_pin, synchronize, tree_hash
+from envbuilder.compile.sources import COMPILED, edited, pins_of, read_source, require_pin, synchronize, tree_hash
 from envbuilder.compile.toolchain import make_cuda_home, toolchain_file
-from envbuilder.compile.wheels import below, unpack, whole
+from envbuilder.compile.wheels import below, unpack, unpack_source, whole
 from envbuilder.errors import HashMismatchError, VerificationError
 from envbuilder.files import digest_of, remove_tree, write_atomic, write_json
 
@@ -36,15 +36,17 @@ _LAUNCHER = Path(__file__).resolve().parent / "inside" / "launcher.py"
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """All files that a build is made from, by distribution, each proved by its hash when it came into the store.
+    """All files that a build is made from, each proved by its hash when it came into the store.
 
-    `tools` are for the machine that builds (the lock's build.txt), `libraries` for the one that is built for.
+    `sources` are archives by name: "vllm", and the trees that come from git. `tools` and `libraries` are wheels by
+    distribution: for the machine that builds (the lock's build.txt), and for the one that is built for.
     """
 
     spec: Compile
-    sdist: Path
+    sources: Mapping[str, Path]
     tools: Mapping[str, Path]
     libraries: Mapping[str, Path]
+    commit: str = ""  # where vLLM's source is one
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Workspace:
         tool_wheels = {name: path for name, path in inputs.tools.items() if name in {"cmake", "ninja", "jinja2", "markupsafe"}}
         cuda_tools = {name: path for name, path in inputs.tools.items() if name.startswith("nvidia-") and name != "nvidia-cutlass"}
         cuda_libraries = {name: inputs.libraries[name] for name in spec.cuda}
-        source = edited(read_sdist(inputs.sdist, prefixes=COMPILED), spec.edits)
+        source = edited(read_source(inputs.sources["vllm"], prefixes=COMPILED), spec.edits)
         self._part("tools", _hashes(tool_wheels), lambda path: _unpack_tools(path, tool_wheels))
         self._part(
             "cuda",
@@ -71,7 +73,11 @@ class Workspace:
         )
         torch = _hashes({"torch": inputs.libraries["torch"]})
         self._part("torch", torch, lambda path: _unpack_torch(path, inputs.libraries["torch"]))
-        self._part("deps", [[tree.model_dump() for tree in spec.trees], _hashes(inputs.tools)], lambda path: _unpack_trees(path, inputs))
+        self._part(
+            "deps",
+            [[tree.model_dump(exclude_none=True) for tree in spec.trees], _hashes({**inputs.tools, **_trees(inputs)})],
+            lambda path: _unpack_trees(path, inputs),
+        )
         self._part("python", [torch, str(inside)], lambda path: _stand_in_for_torch(path, self.root / "torch", inside))
         pins = pins_of(source)
         for tree in spec.trees:
@@ -144,15 +150,24 @@ def _unpack_torch(goal: Path, wheel: Path) -> None:
 
 def _unpack_trees(goal: Path, inputs: Inputs) -> None:
     for tree in inputs.spec.trees:
-        folder = goal / tree.goal
-        unpack(inputs.tools[tree.distribution], folder, below(tree.path.rstrip("/") + "/"))
+        folder, whence = goal / tree.goal, inputs.sources[tree.name] if tree.git else inputs.tools[tree.distribution]
+        prefix = tree.path.rstrip("/") + "/" if tree.path else ""
+        if tree.git:
+            unpack_source(whence, folder, below(prefix))
+        else:
+            unpack(whence, folder, below(prefix))
         found = tree_hash(folder)
-        if found != tree.sha256:
+        if tree.sha256 and found != tree.sha256:
             raise HashMismatchError(
                 f"the source tree {tree.name} is not the one that the target names",
-                why=f"{tree.path} of {inputs.tools[tree.distribution].name} has the tree hash {found}, the target says {tree.sha256}.",
+                why=f"{tree.path or 'all'} of {whence.name} has the tree hash {found}, the target says {tree.sha256}.",
                 next="Look at what changed before you change the hash.",
             )
+
+
+def _trees(inputs: Inputs) -> dict[str, Path]:
+    """Return the archives that trees are taken from."""
+    return {tree.name: inputs.sources[tree.name] for tree in inputs.spec.trees if tree.git}
 
 
 def _stand_in_for_torch(goal: Path, torch: Path, inside: Path) -> None:

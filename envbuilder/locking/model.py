@@ -162,7 +162,7 @@ def check_source(lock: Lock, target: Target, release_name: str, release: Release
     if wanted != (lock.source.intent if lock.source else None):
         raise LockError(
             f"the lock of {target.name} {release_name} is stale in its source",
-            why="The target asks for another sdist, other build requirements or other trees than when the lock was made.",
+            why="The target asks for another source, other build requirements or other trees than when the lock was made.",
             next=f"Run `envbuilder lock --source --target {target.name} --release {release_name}`.",
         )
 

@@ -21,14 +21,15 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from envbuilder.compile.sources import COMPILED, pins_of, read_sdist
+from envbuilder.compile.sources import COMPILED, pins_of, read_source
 from envbuilder.errors import FetchError, HashMismatchError, LockError, ProgramError, StepError
-from envbuilder.files import sha256_file
+from envbuilder.files import digest_of, sha256_file
 from envbuilder.locking.model import Lock, LockedFile, LockedRequirement, intent_of
 from envbuilder.locking.source import LockedSource, SourceLock, source_intent
 from envbuilder.locking.tags import best_wheel
 from envbuilder.store.cache import Wanted
 from envbuilder.store.fetch import fetch
+from envbuilder.store.git import archive_name, write_archive
 from envbuilder.store.index import local_path
 from envbuilder.store.settings import Settings, uv_arguments
 from envbuilder.targets.model import Environment
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from envbuilder.console import Console
     from envbuilder.store.cache import Store
-    from envbuilder.targets.model import Compile, KnownFile, Release, Target
+    from envbuilder.targets.model import Commit, Compile, KnownFile, Release, Target
 
 _CPYTHONS = [(3, minor) for minor in range(11, 16)]  # those that a target's `python` may speak of
 
@@ -75,7 +76,7 @@ def resolve(target: Target, release_name: str, release: Release, *, store: Store
 def resolve_source(target: Target, release: Release, *, store: Store, settings: Settings, console: Console) -> SourceLock | None:
     """Resolve what building a release from source needs, for every machine that may build it; None where it is not offered.
 
-    The sdist is fetched: which other sources its build would fetch stands in it.
+    vLLM's own source is fetched: which others its build would fetch stands in it.
     """
     if (spec := release.compile) is None:
         return None
@@ -94,17 +95,34 @@ def resolve_source(target: Target, release: Release, *, store: Store, settings: 
 
 
 def _sources(spec: Compile, *, store: Store, settings: Settings, console: Console) -> tuple[LockedSource, ...]:
-    sdist = spec.sdist
-    wanted = Wanted(project="vllm", filename=sdist.filename, sha256=sdist.sha256, size=sdist.size)
-    fetch([wanted], store=store, settings=settings, console=console)
-    pins = pins_of(read_sdist(store.path(sdist.sha256, sdist.filename), prefixes=COMPILED))
-    own = LockedSource(name="vllm", filename=sdist.filename, sha256=sdist.sha256, size=sdist.size, trees={})
-    trees = {
-        pin.name: {f"{tree.distribution}:{tree.path}": tree.sha256 for tree in spec.trees if tree.name.partition("-")[0] == pin.name}
-        for pin in pins
-    }
-    fetched = (LockedSource(name=it.name, repository=it.repository, revision=it.revision, trees=trees[it.name]) for it in pins)
-    return (own, *fetched)
+    archives = {name: _locked_commit(name, commit, store=store) for name, commit in spec.commits.items()}
+    if spec.sdist:
+        sdist = spec.sdist
+        fetch([Wanted(project="vllm", **sdist.model_dump())], store=store, settings=settings, console=console)
+        archives["vllm"] = LockedSource(name="vllm", **sdist.model_dump())
+    own = archives["vllm"]
+    pins = pins_of(read_source(store.path(own.sha256, own.filename), prefixes=COMPILED))
+    trees: dict[str, dict[str, str]] = defaultdict(dict)
+    for tree in spec.trees:
+        if tree.sha256:
+            trees[tree.name.partition("-")[0]][f"{tree.distribution}:{tree.path}"] = tree.sha256
+    fetched = (
+        LockedSource(name=it.name, repository=it.repository, revision=it.revision, trees=trees[it.name])
+        for it in pins
+        if it.name not in archives
+    )
+    return (*archives.values(), *fetched)
+
+
+def _locked_commit(name: str, asked: Commit, *, store: Store) -> LockedSource:
+    """Fetch a commit and put its archive into the store: its hash is what is locked."""
+    with store.incoming(digest_of([asked.repository, asked.revision])) as partial:
+        commit = write_archive(asked.repository, asked.revision, partial)
+        filename, sha256, size = archive_name(asked.repository, commit), sha256_file(partial), partial.stat().st_size
+        store.admit(partial, sha256, filename)
+    return LockedSource(
+        name=name, repository=asked.repository, revision=asked.revision, commit=commit, filename=filename, sha256=sha256, size=size
+    )
 
 
 def pythons_of(specifier: str) -> list[tuple[int, int]]:

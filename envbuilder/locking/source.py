@@ -8,7 +8,7 @@ them; whence it is taken instead, or why not at all, is the target's word and st
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.files import digest_of
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LockedSource:
-    """A source: the sdist (`filename`, `sha256`, `size`), or what CMake would fetch (`repository`, `revision`).
+    """A source: a file (`filename`, `sha256`, `size`), or what CMake would fetch (`repository`, `revision`).
 
-    `trees` are the folders of locked wheels that stand in for it, each with its tree hash; none: it is not used.
+    A file is vLLM's sdist, or the archive of a `commit` (envbuilder.store.git says how it is written). `trees` are the
+    folders of locked wheels that stand in for what CMake would fetch, each with its tree hash; none: it is not used.
     """
 
     name: str
@@ -33,7 +34,8 @@ class LockedSource:
     size: int = 0
     repository: str = ""
     revision: str = ""
-    trees: Mapping[str, str]
+    commit: str = ""
+    trees: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +46,16 @@ class SourceLock:
     requirements: tuple[LockedRequirement, ...]
     sources: tuple[LockedSource, ...]
 
+    @property
+    def archives(self) -> dict[str, LockedSource]:
+        """The sources that are files, by name; "vllm" is one of them."""
+        return {source.name: source for source in self.sources if source.filename}
+
 
 def source_intent(compile_: Compile) -> str:
     """Return the digest of what a target asks for to build from source; edits and components have no part in the lock."""
-    asked = {"sdist": compile_.sdist.model_dump(), "requires": sorted(compile_.requires)}
-    return digest_of({**asked, "trees": [tree.model_dump() for tree in compile_.trees]})
+    asked = compile_.model_dump(include={"sdist", "git", "trees"}, exclude_none=True)
+    return digest_of({**asked, "requires": sorted(compile_.requires)})
 
 
 def source_text(lock: SourceLock) -> list[str]:
@@ -56,10 +63,13 @@ def source_text(lock: SourceLock) -> list[str]:
     lines = ["[source]", f'intent = "sha256:{lock.intent}"', ""]
     for source in sorted(lock.sources, key=lambda source: (source.name, source.revision)):
         lines += ["[[source.sources]]", f"name = {json.dumps(source.name)}"]
+        if source.repository:
+            lines += [f"repository = {json.dumps(source.repository)}", f"revision = {json.dumps(source.revision)}"]
+        if source.commit:
+            lines += [f'commit = "{source.commit}"']
         if source.filename:
             lines += [f"filename = {json.dumps(source.filename)}", f'sha256 = "{source.sha256}"', f"size = {source.size}"]
         else:
-            lines += [f"repository = {json.dumps(source.repository)}", f"revision = {json.dumps(source.revision)}"]
             trees = ", ".join(f'{json.dumps(place)} = "{tree}"' for place, tree in sorted(source.trees.items()))
             lines += [f"trees = {{ {trees} }}" if trees else "trees = {}"]
         lines.append("")
@@ -68,5 +78,5 @@ def source_text(lock: SourceLock) -> list[str]:
 
 def parse_source_lock(table: Mapping[str, Any], requirements: tuple[LockedRequirement, ...]) -> SourceLock:
     """Read what source_text wrote. Raises KeyError or TypeError on anything else."""
-    sources = tuple(LockedSource(**{"trees": {}, **row}) for row in table["sources"])
+    sources = tuple(LockedSource(**row) for row in table["sources"])
     return SourceLock(intent=table["intent"].removeprefix("sha256:"), requirements=requirements, sources=sources)

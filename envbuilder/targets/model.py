@@ -143,19 +143,35 @@ class SourceFile(_Model):
     size: int
 
 
+class Commit(_Model):
+    """A commit of a public git repository, "owner/name". `revision` is a commit, a tag or a branch; the lock says which commit it was."""
+
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./+-]*$")]
+
+
 class SourceTree(_Model):
-    """A source that CMake would fetch, taken from a folder of a locked wheel instead: where it goes below `deps/`.
+    """A source that CMake would fetch, taken from a folder of a locked wheel, or of a locked commit: where it goes below `deps/`.
 
     `pin` is what vLLM's own build files ask for and must be found in them; `sha256` is the tree's hash
-    (envbuilder.compile.sources.tree_hash).
+    (envbuilder.compile.sources.tree_hash). A commit's bytes are in the lock.
     """
 
     name: str
-    distribution: str
-    path: str
+    distribution: str = ""
+    git: Commit | None = None
+    path: str = ""
     goal: str
     pin: str = ""
-    sha256: Sha256
+    sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> SourceTree:
+        if bool(self.distribution) == bool(self.git):
+            raise ValueError("a tree comes from a `distribution` or from `git`")
+        if self.distribution and not (self.path and self.sha256):
+            raise ValueError("a tree of a distribution needs its `path` and its `sha256`")
+        return self
 
 
 class Component(_Model):
@@ -181,20 +197,33 @@ class Edit(_Model):
 
 
 class Compile(_Model):
-    """How a release's vLLM is built from source.
+    """How a release's vLLM is built from source: from its sdist, or from a commit, whose wheel is the release's with another source.
 
     `arch` is one GPU in TORCH_CUDA_ARCH_LIST's words ("12.1a"). `requires` are the distributions of the build, for the
     machine that builds: these and none that they require in turn. `cuda` are those of the serve environment that make
     up the CUDA toolkit, for the machine that is built for.
     """
 
-    sdist: SourceFile
+    sdist: SourceFile | None = None
+    git: Commit | None = None
     arch: Annotated[str, Field(pattern=r"^\d+\.\d[af]?$")]
     requires: tuple[_Requirement, ...]
     cuda: tuple[str, ...]
     trees: tuple[SourceTree, ...]
     components: tuple[Component, ...]
     edits: tuple[Edit, ...]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Compile:
+        if (self.sdist is None) == (self.git is None):
+            raise ValueError("a source build names an `sdist` or a commit (`git`)")
+        return self
+
+    @property
+    def commits(self) -> Mapping[str, Commit]:
+        """The commits that are needed, by the name of their source."""
+        asked = {"vllm": self.git, **{tree.name: tree.git for tree in self.trees}}
+        return {name: commit for name, commit in asked.items() if commit}
 
 
 class Environment(_Model):

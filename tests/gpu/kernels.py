@@ -144,7 +144,7 @@ def get_inputs(spec: Compile) -> Inputs:
     fetch(wanted, store=store, settings=read_settings(), console=Console())
     return Inputs(
         spec=spec,
-        sdist=store.path(sdist.sha256, sdist.filename),
+        sources={"vllm": store.path(sdist.sha256, sdist.filename)},
         tools={it.name: store.path(it.file.sha256, it.file.filename) for it in tools},
         libraries={it.name: store.path(it.file.sha256, it.file.filename) for it in libraries},
     )

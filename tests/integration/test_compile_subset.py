@@ -90,7 +90,7 @@ def ground() -> Ground:
     return Ground(
         inputs=Inputs(
             spec=spec,
-            sdist=store.path(spec.sdist.sha256, spec.sdist.filename),
+            sources={"vllm": store.path(spec.sdist.sha256, spec.sdist.filename)},
             tools={name: store.path(it.file.sha256, it.file.filename) for name, it in tools.items()},
             libraries={name: store.path(it.file.sha256, it.file.filename) for name, it in libraries.items()},
         ),

@@ -91,7 +91,12 @@ def published() -> LockedWheel:
 def run(ground: Any, *, verify: bool = False) -> tuple[Any, dict[str, str]]:
     torch = SimpleNamespace(name="torch", file=None)
     plan = SimpleNamespace(
-        layout=ground.layout, store=ground.store, verify=verify, tools=(), wheels={"serve": (torch, published()), "quantize": ()}
+        sources={},
+        layout=ground.layout,
+        store=ground.store,
+        verify=verify,
+        tools=(),
+        wheels={"serve": (torch, published()), "quantize": ()},
     )
     with exclusive(ground.layout, ground.console):
         chain = Chain(layout=ground.layout, console=ground.console)

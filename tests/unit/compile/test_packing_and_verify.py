@@ -197,3 +197,67 @@ def test_a_mode_that_differs_is_named(tmp_path: Path, published: Path, built: di
             entry.external_attr = mode << 16
             archive.writestr(entry, b"")
     assert [it.cause for it in compare(*paths)] == ["the umask"]
+
+
+# -- a commit in place of a release ------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+OF_COMMIT = {
+    "vllm/__init__.py": b"from the commit",
+    "vllm/new/module.py": b"new",
+    "vllm/fa3_glue.py": b"of an omitted component",
+    "setup.py": b"",
+    "requirements/cuda.txt": b"# CUDA\n-r common.txt\n\ntorch==2.11.0 # pinned\n",
+    "requirements/common.txt": b'six>=1.16.0; python_version > "3.11" # why\n--extra-index-url nowhere\n',
+}
+METADATA = (
+    b"Metadata-Version: 2.1\nName: vllm\nVersion: 0.23.0\nRequires-Dist: old\n"
+    b'Requires-Dist: pandas; extra == "bench"\n\nVersion: in the text\n'
+)
+
+
+def test_a_commit_s_wheel_has_the_commit_s_files_version_and_requirements(
+    tmp_path: Path, published: Path, built: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the release's list of files a new module would be missing; with its version nobody could tell the two apart."""
+    monkeypatch.setitem(PUBLISHED, "vllm-0.23.0.dist-info/METADATA", METADATA)
+    with zipfile.ZipFile(published, "w") as archive:
+        for name, content in PUBLISHED.items():
+            archive.writestr(name, content)
+    path = packed(tmp_path / "out", published, built, source=OF_COMMIT, commit=COMMIT)
+    name, version, _, _ = parse_wheel_filename(path.name)
+    assert (name, str(version)) == ("vllm", "0.23.0+g012345678")
+    with zipfile.ZipFile(path) as wheel:
+        assert wheel.read("vllm/__init__.py") == b"from the commit"
+        assert wheel.read("vllm/new/module.py") == b"new"
+        assert not {"vllm/tool.sh", "vllm/fa3_glue.py", "setup.py"} & set(wheel.namelist())
+        metadata = wheel.read("vllm-0.23.0+g012345678.dist-info/METADATA").decode()
+        scope: dict[str, object] = {}
+        exec(wheel.read("vllm/_version.py"), scope)  # noqa: S102 - vLLM imports it
+    assert scope["__version__"] == "0.23.0+g012345678"
+    assert scope["__version_tuple__"] == (0, 23, 0, "g012345678")
+    head, _, text = metadata.partition("\n\n")
+    assert text == "Version: in the text\n"
+    assert [line for line in head.splitlines() if line.startswith(("Version", "Requires"))] == [
+        "Version: 0.23.0+g012345678",
+        'Requires-Dist: pandas; extra == "bench"',
+        'Requires-Dist: six>=1.16.0; python_version > "3.11"',
+        "Requires-Dist: torch==2.11.0",
+    ]
+
+
+def test_an_extension_that_a_commit_does_not_account_for_is_an_error(tmp_path: Path, published: Path, built: dict[str, Path]) -> None:
+    """A Python file that is gone is the commit's own doing; machine code that nobody built would be the release's, against another source."""
+    with pytest.raises(VerificationError, match="neither in the source nor in a component"):
+        packed(tmp_path / "out", published, built, source=OF_COMMIT, commit=COMMIT, components=COMPONENTS[:1])
+
+
+@pytest.mark.parametrize("text", [None, b"not a requirement at all", b"-r cuda.txt"], ids=["absent", "unreadable", "circular"])
+def test_a_commit_whose_requirements_cannot_be_read_is_refused(
+    tmp_path: Path, published: Path, built: dict[str, Path], text: bytes | None
+) -> None:
+    source = {path: content for path, content in OF_COMMIT.items() if path != "requirements/cuda.txt"}
+    if text is not None:
+        source["requirements/cuda.txt"] = text
+    with pytest.raises(VerificationError, match="does not say what vLLM requires"):
+        packed(tmp_path / "out", published, built, source=source, commit=COMMIT)

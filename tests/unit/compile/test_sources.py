@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envbuilder.compile.sources import EditError, Pin, edited, pins_of, read_sdist, require_pin, synchronize, tree_hash
+from envbuilder.compile.sources import EditError, Pin, edited, pins_of, read_source, require_pin, synchronize, tree_hash
 from envbuilder.errors import ConfigurationError, VerificationError
 from envbuilder.targets.catalogue import find_target
 from envbuilder.targets.model import Edit
@@ -37,26 +37,26 @@ def edit(find: str, replace: str = "new", path: str = "CMakeLists.txt") -> Edit:
 
 def test_only_what_is_compiled_is_unpacked(tmp_path: Path) -> None:
     archive = sdist(tmp_path / "v-1.tar.gz", {"v-1/CMakeLists.txt": b"x", "v-1/docs/a.md": b"y", "v-1/csrc/a.cu": b"z"})
-    assert read_sdist(archive, prefixes=("CMakeLists.txt", "csrc/")) == {"CMakeLists.txt": b"x", "csrc/a.cu": b"z"}
+    assert read_source(archive, prefixes=("CMakeLists.txt", "csrc/")) == {"CMakeLists.txt": b"x", "csrc/a.cu": b"z"}
 
 
 @pytest.mark.parametrize("name", ["v-1/../../etc/x", "../v-1/x"])
 def test_an_archive_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(VerificationError, match="which no sdist should"):
-        read_sdist(sdist(tmp_path / "v-1.tar.gz", {name: b"x"}))
+    with pytest.raises(VerificationError, match="which no source should"):
+        read_source(sdist(tmp_path / "v-1.tar.gz", {name: b"x"}))
 
 
 def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
     """It would let the compile read, or write, a file of the machine."""
-    with pytest.raises(VerificationError, match="which no sdist should"):
-        read_sdist(sdist(tmp_path / "v-1.tar.gz", {}, link="v-1/csrc"))
+    with pytest.raises(VerificationError, match="which no source should"):
+        read_source(sdist(tmp_path / "v-1.tar.gz", {}, link="v-1/csrc"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08\x00cut"])
 def test_what_is_no_archive_is_said_so(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v-1.tar.gz").write_bytes(content)
-    with pytest.raises(VerificationError, match="not a sound sdist"):
-        read_sdist(tmp_path / "v-1.tar.gz")
+    with pytest.raises(VerificationError, match="not a sound source"):
+        read_source(tmp_path / "v-1.tar.gz")
 
 
 def test_an_edit_changes_its_one_place() -> None:

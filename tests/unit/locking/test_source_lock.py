@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from envbuilder.console import Console
 from envbuilder.errors import LockError
+from envbuilder.files import sha256_file
 from envbuilder.locking.model import Lock, LockedFile, LockedRequirement, check_source, intent_of, read_lock, write_lock
+from envbuilder.locking.resolve import _sources
 from envbuilder.locking.source import LockedSource, SourceLock, source_intent
+from envbuilder.store.cache import Store
+from envbuilder.store.settings import read_settings
 from envbuilder.targets.catalogue import find_target, lock_folder
+from envbuilder.targets.model import Commit, SourceTree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,3 +117,39 @@ def test_the_committed_locks_have_the_source_that_their_target_asks_for() -> Non
     for name, release in target.releases.items():
         if release.compile is not None:
             check_source(read_lock(lock_folder(path, target, name)), target, name, release)
+
+
+@pytest.mark.programs
+def test_a_commit_is_locked_with_the_bytes_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tag may move: what it was when the lock was made is what is built."""
+    work = tmp_path / "forge" / "vllm-project" / "vllm"
+    (work / "csrc").mkdir(parents=True)
+    (work / "CMakeLists.txt").write_text(
+        "FetchContent_Declare(cutlass\n  GIT_REPOSITORY https://github.com/nvidia/cutlass.git\n  GIT_TAG v9)\n"
+        "FetchContent_Declare(other\n  GIT_REPOSITORY https://github.com/a/other.git\n  GIT_TAG v2)\n"
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    (tmp_path / "gitconfig").write_text(
+        f'[url "file://{tmp_path}/forge/"]\n\tinsteadOf = https://github.com/\n[user]\n\tname = A\n\temail = a@example.org\n'
+    )
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "x"], ["tag", "v1"]):
+        subprocess.run(["git", "-C", work, *command], check=True, capture_output=True)
+    assert RELEASE.compile is not None
+    spec = RELEASE.compile.model_copy(
+        update={
+            "sdist": None,
+            "git": Commit(repository="vllm-project/vllm", revision="v1"),
+            "trees": (SourceTree(name="cutlass", git=Commit(repository="vllm-project/vllm", revision="v1"), goal="cutlass", pin="v9"),),
+        }
+    )
+    store = Store(tmp_path / "store")
+    found = {source.name: source for source in _sources(spec, store=store, settings=read_settings(), console=Console())}
+    assert set(found) == {"vllm", "cutlass", "other"}
+    assert (found["vllm"].revision, len(found["vllm"].commit)) == ("v1", 40)
+    assert sha256_file(store.path(found["vllm"].sha256, found["vllm"].filename)) == found["vllm"].sha256
+    assert (found["other"].commit, found["other"].filename) == ("", "")
+    part = SourceLock(intent=source_intent(spec), requirements=(requirement("nvcc", X86),), sources=tuple(found.values()))
+    again = write_lock(tmp_path / "lock", lock(part)).source
+    assert again is not None
+    assert again.archives == {"vllm": found["vllm"], "cutlass": found["cutlass"]}
+    assert source_intent(spec) != source_intent(RELEASE.compile)
