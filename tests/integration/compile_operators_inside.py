@@ -39,7 +39,7 @@ def load(path: Path) -> dict[str, object]:
 
 def main() -> None:
     site = Path(sys.argv[1])
-    document = {"torch": torch.__version__, "extensions": {}}
+    document = {"torch": torch.__version__, "cuda": torch.version.cuda, "extensions": {}}
     for path in sorted(site.glob("vllm/**/*.abi3.so")):
         document["extensions"][str(path.relative_to(site))] = load(path)
     if "--import" in sys.argv:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -20,9 +21,10 @@ import pytest
 from envbuilder.images.engines import DockerEngine, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _START_S = 60
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 
 @contextlib.contextmanager
@@ -78,6 +80,40 @@ def buildah_storage(folder: Path) -> Iterator[Path]:
             yield folder
         finally:
             clear(folder)
+
+
+@contextlib.contextmanager
+def arm64_emulated() -> Iterator[None]:
+    """Have the kernel start arm64 programs through qemu, in containers too; skip where it does not.
+
+    qemu is opened when it is registered (binfmt_misc's flag F), so that a container need not hold it. What was not on before is
+    switched off again.
+    """
+    if platform.machine() == "aarch64":
+        yield
+        return
+    _need("qemu-aarch64-static", "qemu-user-static")
+    _need("update-binfmts", "binfmt-support")
+    mounted = (_BINFMT / "register").exists()
+    if not mounted:
+        _or_skip(["mount", "-t", "binfmt_misc", "binfmt_misc", _BINFMT], "this machine has no binfmt_misc")
+    registered = (_BINFMT / "qemu-aarch64").exists()
+    try:
+        if not registered:
+            _or_skip(["update-binfmts", "--enable", "qemu-aarch64"], "qemu cannot be registered")
+        assert "F" in (_BINFMT / "qemu-aarch64").read_text().partition("flags: ")[2].splitlines()[0]
+        yield
+    finally:
+        if not registered:
+            subprocess.run(["update-binfmts", "--disable", "qemu-aarch64"], check=False)
+        if not mounted:
+            subprocess.run(["umount", _BINFMT], check=True)
+
+
+def _or_skip(command: Sequence[str | Path], otherwise: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{otherwise}: {done.stderr.strip()}")
 
 
 def _need(program: str, package: str) -> None:

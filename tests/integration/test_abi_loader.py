@@ -13,18 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from wheels_of_aarch64 import install, need, rootfs
+from wheels_of_aarch64 import driver, install, need, rootfs
 
 from envbuilder.binaries.abi import check_environment
-from envbuilder.binaries.elf import read_references_path
-from envbuilder.binaries.environment import shared_objects, torch_at
-from envbuilder.binaries.stub import StubFunction, stub_library
-from envbuilder.binaries.system import driver_symbol, read_system
+from envbuilder.binaries.environment import torch_at
+from envbuilder.binaries.system import read_system
 from envbuilder.binaries.verdicts import Kind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from envbuilder.binaries.verdicts import AbiReport, ExtensionReport
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(1800)]
@@ -64,16 +60,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     beside = ("torchvision==0.26.0", "torchaudio==2.11.0", "pillow")
     wanted = {version: [f"vllm=={version}", *(beside if version == VLLM[0] else ())] for version in VLLM}
     vllms = {version: install(place / f"vllm-{version}", names, dependencies=False) for version, names in wanted.items()}
-    return Stage(place=place, driver=_driver(place / "driver", vllms.values()), torches=torches, vllms=vllms)
-
-
-def _driver(folder: Path, roots: Iterable[Path]) -> Path:
-    """Write a libcuda.so.1 whose functions fail: it lets the loader link, and nothing else."""
-    references = (reference.name for root in roots for path in shared_objects(root) for reference in read_references_path(path))
-    functions = [StubFunction(name=name, value=100) for name in sorted(set(references)) if name.startswith("cu") and driver_symbol(name)]
-    folder.mkdir()
-    (folder / "libcuda.so.1").write_bytes(stub_library("libcuda.so.1", functions, machine="aarch64"))
-    return folder
+    return Stage(place=place, driver=driver(place / "driver", vllms.values()), torches=torches, vllms=vllms)
 
 
 @pytest.mark.parametrize("torch", TORCH)

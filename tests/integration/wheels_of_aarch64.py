@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from uv import find_uv_bin
 
+from envbuilder.binaries.elf import read_references_path
+from envbuilder.binaries.environment import shared_objects
+from envbuilder.binaries.stub import StubFunction, stub_library
+from envbuilder.binaries.system import driver_symbol
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 PLATFORM = "aarch64-manylinux_2_39"
@@ -32,6 +37,15 @@ def rootfs(goal: Path) -> Path:
     command = ["mmdebstrap", "--quiet", "--variant=extract", "--architectures=arm64", f"--include={packages}", "bookworm", str(goal)]
     subprocess.run(command, check=True, timeout=900)
     return goal
+
+
+def driver(folder: Path, roots: Iterable[Path]) -> Path:
+    """Write a libcuda.so.1 whose functions fail: it lets the loader link, and nothing else."""
+    references = (reference.name for root in roots for path in shared_objects(root) for reference in read_references_path(path))
+    functions = [StubFunction(name=name, value=100) for name in sorted(set(references)) if name.startswith("cu") and driver_symbol(name)]
+    folder.mkdir()
+    (folder / "libcuda.so.1").write_bytes(stub_library("libcuda.so.1", functions, machine="aarch64"))
+    return folder
 
 
 def need(program: str) -> str:
