@@ -24,7 +24,7 @@ from envbuilder.binaries.system import DEBIAN_12
 from envbuilder.binaries.verdicts import Verdict
 from envbuilder.build import gates, overlays
 from envbuilder.errors import AbiError, ConfigurationError
-from envbuilder.files import canonical_json, sha256_file
+from envbuilder.files import canonical_json, remove_tree, sha256_file
 from envbuilder.images.inputs import EnvironmentInputs, Inputs, Package
 from envbuilder.images.layers import Compression
 from envbuilder.images.parts import gather
@@ -220,10 +220,13 @@ def prove(source: ImageSource, sites: Mapping[str, Path], scratch: Path) -> dict
     wheels = wheels_of(source)
     found: dict[str, dict[str, Any]] = {}
     for name, environment in source.release.environments():
-        site = sites.get(name) or _extracted(name, environment, wheels[name], source, scratch)
-        results = gates.check_gates(name, environment.gates, site)
-        gates.require(results)
-        found[name] = _proofs(results, environment, site, source)
+        try:
+            site = sites.get(name) or _extracted(name, environment, wheels[name], source, scratch)
+            results = gates.check_gates(name, environment.gates, site)
+            gates.require(results)
+            found[name] = _proofs(results, environment, site, source)
+        finally:
+            remove_tree(scratch / f"image-{name}")  # gigabytes: gone before the next environment's are written
     return found
 
 

@@ -10,7 +10,7 @@ from envbuilder.build.image_inputs import ImageSource, lock_files, make_inputs, 
 from envbuilder.build.stages import Stage
 from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
 from envbuilder.facts.site_packages import find_site
-from envbuilder.files import human_size, remove_tree, sha256_file, write_json
+from envbuilder.files import human_size, sha256_file, write_json
 from envbuilder.images.layers import LayerStore
 from envbuilder.images.oci import Layout as ImageLayout
 from envbuilder.images.provenance import signed, statement
@@ -110,13 +110,7 @@ def provenance_of(layout: Layout) -> Path:
 
 def make_images(source: ImageSource, layout: Layout, console: Console) -> list[Written]:
     """Prove what goes into the images, write them, and what is to be said of them beside them."""
-    scratch = layout.scratch
-    try:
-        proofs = prove(source, fitting_sites(source, layout), scratch)
-    finally:
-        for name, _ in source.release.environments():
-            remove_tree(scratch / f"image-{name}")
-    inputs = make_inputs(source, proofs)
+    inputs = make_inputs(source, prove(source, fitting_sites(source, layout), layout.scratch))
     written = write_images(inputs, layers=LayerStore(source.store.root), layout=images_of(layout), console=console)
     write_papers(inputs, written, layout)
     return written
