@@ -1,8 +1,8 @@
 """Where a compile runs: without a network and at a fixed path if this machine lets us, and what it is called if not.
 
 User namespaces need no rights, but Ubuntu 24.04 (so DGX OS) takes most of their use from ordinary users; root can do
-the same without them. Where neither is to be had the compile runs as it is, and says so in its provenance: its paths
-are this machine's, so its bytes are nobody else's.
+the same without them, and so can Docker for those who may use it. Where none is to be had the compile runs as it is,
+and says so in its provenance: its paths are this machine's, so its bytes are nobody else's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envbuilder.compile import container
 from envbuilder.compile.inside.enter import NETWORK, NO_PLACE
 from envbuilder.errors import ProgramError, VerificationError
 from envbuilder.files import write_json
@@ -22,7 +23,9 @@ from envbuilder.process import run
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_INSIDE = Path(__file__).resolve().parent / "inside"
+    from envbuilder.compile.container import Bind
+
+_ENTER = Path(__file__).resolve().parent / "inside" / "enter.py"
 FIXED_ROOT = Path("/build")
 
 
@@ -31,6 +34,7 @@ class Way(StrEnum):
 
     USER_NAMESPACES = "user-namespaces"
     ROOT = "namespaces-as-root"
+    ENGINE = "container"
     NONE = "not-isolated"
 
 
@@ -64,9 +68,14 @@ class Isolation:
         if self.way is Way.NONE:
             run(command, env=variables, cwd=self.workspace, log=log, what=what, on_line=on_line, timeout_s=timeout_s)
             return
-        entering = self._entering(command, variables)
+        spec = self._write_spec(command, variables)
         try:
-            run(entering, env=variables, log=log, what=what, on_line=on_line, timeout_s=timeout_s)
+            if self.way is Way.ENGINE:
+                inside = [str(self.python), "-IS", str(_ENTER), str(FIXED_ROOT / spec.name)]
+                with container.running(inside, binds=[*self._binds(), (_ENTER, _ENTER, False)], folder=FIXED_ROOT) as entering:
+                    run(entering, log=log, what=what, on_line=on_line, timeout_s=timeout_s)
+            else:
+                run([self.python, "-IS", _ENTER, spec], env=variables, log=log, what=what, on_line=on_line, timeout_s=timeout_s)
         except ProgramError as error:
             if f"exit code {NETWORK}" in error.what:
                 raise VerificationError(
@@ -74,37 +83,41 @@ class Isolation:
                 ) from error
             raise
 
-    def _entering(self, command: Sequence[str | Path], variables: Mapping[str, str]) -> list[str | Path]:
+    def _binds(self) -> list[Bind]:
+        """Say what of this machine is seen in the place, beside its /usr."""
         (self.workspace / "tmp").mkdir(exist_ok=True)
-        place = self.workspace / "place"
-        place.mkdir(exist_ok=True)
-        binds: list[tuple[str, str, bool]] = [
-            (str(self.workspace), str(FIXED_ROOT), True),
-            (str(self.workspace / "tmp"), "/tmp", True),  # noqa: S108 - the name inside
+        binds: list[Bind] = [
+            (self.workspace, FIXED_ROOT, True),
+            (self.workspace / "tmp", Path("/tmp"), True),  # noqa: S108 - the name inside
         ]
         prefix = Path(sys.base_prefix).resolve()
         if not prefix.is_relative_to("/usr"):  # an interpreter of pyenv, uv or conda
-            binds.append((str(prefix), str(prefix), False))
+            binds.append((prefix, prefix, False))
+        return binds
+
+    def _write_spec(self, command: Sequence[str | Path], variables: Mapping[str, str]) -> Path:
+        place = self.workspace / "place"
+        place.mkdir(exist_ok=True)
         spec = self.workspace / "place.json"
         write_json(
             spec,
             {
-                "users": self.way is Way.USER_NAMESPACES,
+                "way": self.way.value,
                 "root": str(place),
-                "binds": binds,
+                "binds": [(str(source), str(goal), writable) for source, goal, writable in self._binds()],
                 "folder": str(FIXED_ROOT),
                 "variables": dict(variables),
                 "command": [*map(str, command)],
             },
         )
-        return [self.python, "-IS", _INSIDE / "enter.py", spec]
+        return spec
 
 
 def choose(workspace: Path, *, log: Path) -> Isolation:
     """Return the first way that works here, proved by running a program in it."""
     python = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
     refusals = []
-    for way in (Way.USER_NAMESPACES, Way.ROOT):
+    for way in (Way.USER_NAMESPACES, Way.ROOT, Way.ENGINE):
         if way is Way.ROOT and os.getuid() != 0:
             refusals.append("root: not root")
             continue
@@ -112,7 +125,8 @@ def choose(workspace: Path, *, log: Path) -> Isolation:
         try:
             isolation.run([python, "-IS", "-c", "pass"], variables={"PATH": "/usr/bin:/bin"}, log=log, what="trying isolation")
         except ProgramError as error:
-            if f"exit code {NO_PLACE}" not in error.what:
+            # Whatever an engine says, it does not work here.
+            if way is not Way.ENGINE and f"exit code {NO_PLACE}" not in error.what:
                 raise
             refusals.append(f"{way.value}: {error.why.splitlines()[-1] if error.why else error.what}")
         else:

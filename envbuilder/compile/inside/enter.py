@@ -1,9 +1,10 @@
 """Go into an isolated place and run a program there: no network, fixed paths, nothing of the machine but its /usr.
 
 Runs by its path under a bare interpreter, with one argument, a JSON file:
-{"users": bool, "root": folder to build the place in, "binds": [[from, to, writable], …], "folder": where to start,
- "variables": {…}, "command": […]}. With "users" a user namespace gives the right to do so (user_namespaces(7));
-without, the caller must be root. Exit code 97: the place could not be made; 98: it has a network.
+{"way": isolation.Way's value, "root": folder to build the place in, "binds": [[from, to, writable], …],
+ "folder": where to start, "variables": {…}, "command": […]}. A user namespace gives the right to do so
+(user_namespaces(7)); without, the caller must be root; a container is there already.
+Exit code 97: the place could not be made; 98: it has a network.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _NOATIME, _NODIRATIME, _BIND, _REC,
 )  # fmt: skip # linux/mount.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
 # Of /etc only what the loader and Debian's links to compilers need: no resolver, no user's settings.
-_ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group")
+ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group")
+TOP = ("usr", "bin", "sbin", "lib", "lib64", "lib32", "libx32")
+_WORLD, _LOOPBACK = "192.0.2.1", "127.0.0.1"  # the first is kept for documentation (RFC 5737)
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -77,13 +80,13 @@ def separate(*, users: bool) -> None:
 def furnish(root: Path, binds: list[tuple[str, str, bool]]) -> None:
     mount("none", "/", "", _REC | _PRIVATE)
     mount("tmpfs", str(root), "tmpfs", _NOSUID | _NODEV, "mode=755,size=1m")
-    for name in ("usr", "bin", "sbin", "lib", "lib64", "lib32", "libx32"):
+    for name in TOP:
         place = Path("/", name)
         if place.is_symlink():
             (root / name).symlink_to(place.readlink())
         elif place.is_dir():
             bind(place, root / name, writable=False)
-    for name in _ETC:
+    for name in ETC:
         if Path("/etc", name).exists():
             bind(Path("/etc", name), root / "etc" / name, writable=False)
     for name in _DEVICES:
@@ -94,9 +97,9 @@ def furnish(root: Path, binds: list[tuple[str, str, bool]]) -> None:
         bind(Path(source), root / goal.lstrip("/"), writable=writable)
 
 
-def require_no_network() -> None:
-    """Prove it: a connection to an address that is kept for documentation (RFC 5737) must fail at once, and so must loopback."""
-    for address in ("192.0.2.1", "127.0.0.1"):
+def require_no_network(addresses: tuple[str, ...]) -> None:
+    """Prove it: a connection must fail at once."""
+    for address in addresses:
         with socket.socket() as probe:
             probe.settimeout(2)
             try:
@@ -109,15 +112,18 @@ def require_no_network() -> None:
 
 
 def main(spec: dict[str, Any]) -> None:
-    try:
-        separate(users=spec["users"])
-        furnish(Path(spec["root"]), spec["binds"])
-        os.chroot(spec["root"])
-        os.chdir(spec["folder"])
-    except OSError as error:
-        print(f"envbuilder: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(NO_PLACE)
-    require_no_network()
+    if spec["way"] == "container":
+        require_no_network((_WORLD,))  # its loopback is up, and its own
+    else:
+        try:
+            separate(users=spec["way"] == "user-namespaces")
+            furnish(Path(spec["root"]), spec["binds"])
+            os.chroot(spec["root"])
+            os.chdir(spec["folder"])
+        except OSError as error:
+            print(f"envbuilder: {error}", file=sys.stderr)  # noqa: T201
+            sys.exit(NO_PLACE)
+        require_no_network((_WORLD, _LOOPBACK))
     os.umask(stat.S_IWGRP | stat.S_IWOTH)
     os.execvpe(spec["command"][0], spec["command"], spec["variables"])  # noqa: S606 - the whole point
 
