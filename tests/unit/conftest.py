@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 _COMPILERS = frozenset({"gcc", "cc", "g++", "as", "ld"})
 _INTERPRETER = Path(sys.executable).resolve()
+_NOWHERE = Path(os.devnull)
 _own_folder: Path | None = None  # of the running test; None: anything goes
+_homes = itertools.count()
 
 
 def _audit(event: str, arguments: tuple[object, ...]) -> None:
@@ -40,9 +43,14 @@ sys.addaudithook(_audit)
 
 
 @pytest.fixture(autouse=True)
-def _no_stray_programs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+def _no_stray_programs(request: pytest.FixtureRequest) -> Iterator[None]:
     global _own_folder  # noqa: PLW0603 - an audit hook cannot be removed, only told to look away
-    _own_folder = None if request.node.get_closest_marker("programs") else tmp_path
+    if request.node.get_closest_marker("programs"):
+        _own_folder = None
+    elif "tmp_path" in request.fixturenames:
+        _own_folder = request.getfixturevalue("tmp_path")
+    else:
+        _own_folder = _NOWHERE  # pytest's folders cost more than most tests: who needs none has none made
     yield
     _own_folder = None
 
@@ -58,7 +66,8 @@ def _nobody_s_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in tuple(os.environ):
         if name.startswith(("PIP_", "UV_", "ENVBUILDER_", "XDG_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    home = tmp_path_factory.mktemp("home", numbered=True)
+    home = tmp_path_factory.getbasetemp() / f"home-{next(_homes)}"
+    home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("ENVBUILDER_CONFIG", str(home / "config"))
     monkeypatch.setenv("ENVBUILDER_CACHE", str(home / "cache"))

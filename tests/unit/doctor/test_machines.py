@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from simulated import MACHINES, SECRETS, spark
@@ -18,24 +18,33 @@ from envbuilder.facts.codec import from_json, load, to_json
 from envbuilder.facts.snapshot import take
 
 if TYPE_CHECKING:
+    from simulated import Machine
+
     from envbuilder.doctor.model import Examination
     from envbuilder.facts.model import Snapshot
 
 
-def looked_at(name: str, root: Path) -> tuple[Snapshot, Examination]:
-    build = MACHINES[name].build(root)
+class Seen(NamedTuple):
+    machine: Machine
+    snapshot: Snapshot
+    result: Examination
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Each machine is written and looked at once, for all tests that only read what was found."""
+    machine = MACHINES[request.param]
+    build = machine.build(tmp_path_factory.mktemp("machine"))
     snapshot = take(build.world(), environment=build.environment)
-    return snapshot, examine(snapshot)
+    return Seen(machine, snapshot, examine(snapshot))
 
 
 def test_there_are_at_least_15_machines() -> None:
     assert len(MACHINES) >= 15
 
 
-@pytest.mark.parametrize("name", MACHINES)
-def test_each_machine_is_known_and_its_fault_stands_first(name: str, tmp_path: Path) -> None:
-    machine = MACHINES[name]
-    snapshot, result = looked_at(name, tmp_path)
+def test_each_machine_is_known_and_its_fault_stands_first(seen: Seen) -> None:
+    machine, snapshot, result = seen
     assert [reading for reading in snapshot.readers if reading.status != "ok"] == []
     assert (snapshot.machine, result.target) == (machine.kind, machine.target)
     faults = [finding for finding in result.findings if finding.is_fault and not finding.explained_by]
@@ -45,19 +54,23 @@ def test_each_machine_is_known_and_its_fault_stands_first(name: str, tmp_path: P
     assert set(machine.notes) <= informed
 
 
-@pytest.mark.parametrize("name", MACHINES)
-def test_a_saved_snapshot_gives_the_same_findings_anywhere(name: str, tmp_path: Path) -> None:
-    snapshot, result = looked_at(name, tmp_path)
-    again = from_json(json.loads(json.dumps(to_json(redact.tree(snapshot)))))
-    assert [(f.check.id, f.status) for f in examine(again).findings] == [(f.check.id, f.status) for f in result.findings]
+def test_a_saved_snapshot_gives_the_same_findings_anywhere(seen: Seen) -> None:
+    again = from_json(json.loads(json.dumps(to_json(redact.tree(seen.snapshot)))))
+    assert [(f.check.id, f.status) for f in examine(again).findings] == [(f.check.id, f.status) for f in seen.result.findings]
 
 
-@pytest.mark.parametrize("name", MACHINES)
-def test_nothing_that_names_a_person_or_a_machine_leaves(name: str, tmp_path: Path) -> None:
+def test_nothing_that_names_a_person_or_a_machine_leaves(seen: Seen) -> None:
     """Serial numbers, user names, tokens, addresses, GPU ids: they stand in the files, and in nothing that is printed or saved."""
-    snapshot, result = looked_at(name, tmp_path)
-    texts = [json.dumps(to_json(redact.tree(snapshot))), json.dumps(document(result)), examination(result, Style(), everything=True)]
+    result = seen.result
+    texts = [json.dumps(to_json(redact.tree(seen.snapshot))), json.dumps(document(result)), examination(result, Style(), everything=True)]
     assert [(secret, text[:200]) for secret in SECRETS for text in texts if secret in text] == []
+
+
+def test_the_findings_page_fits_80_columns(seen: Seen) -> None:
+    """Commands alone may be longer: a broken command cannot be pasted."""
+    for style in (Style(), Style(plain=True)):
+        lines = examination(seen.result, style, everything=True).splitlines()
+        assert [line for line in lines if len(line) > 80 and not line.startswith(" " * 10)] == []
 
 
 def test_a_token_and_a_person_in_variables_do_not_leave(tmp_path: Path) -> None:
@@ -94,12 +107,3 @@ def test_a_driver_that_hangs_is_a_finding_in_bounded_time(tmp_path: Path, monkey
     build = spark(tmp_path).nvml(HANG=1)
     result = examine(take(build.world(), environment=build.environment))
     assert result.findings[0].check.id == "EB-DRV-028"
-
-
-def test_the_findings_page_fits_80_columns_on_every_machine(tmp_path: Path) -> None:
-    """Commands alone may be longer: a broken command cannot be pasted."""
-    for number, name in enumerate(MACHINES):
-        _, result = looked_at(name, tmp_path / str(number))
-        for style in (Style(), Style(plain=True)):
-            lines = examination(result, style, everything=True).splitlines()
-            assert [line for line in lines if len(line) > 80 and not line.startswith(" " * 10)] == []
