@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from envbuilder.images import entry_point
 from envbuilder.images.about import describe
+from envbuilder.images.cuda_home import toolkit_links
 from envbuilder.images.layers import Layer
 from envbuilder.images.rootfs import read_debs, root_tree
 from envbuilder.images.sbom import sbom
@@ -44,7 +45,7 @@ def layers_of(image: ImageName, inputs: Inputs) -> list[Layer]:
     below, above = _wheels(image, inputs)
     layers = [_root(inputs), *_wheel_layers(below, inputs, small="torch's own"), *_wheel_layers(above, inputs, last=environment.asked)]
     if image == "dev":
-        layers.append(_toolchain(inputs))
+        layers += [_toolchain(inputs), *_cuda_home(environment, inputs)]
     if image != "base" and environment.overlays:
         layers.append(_overlays(environment, inputs))
     return [*layers, _own(image, below + above, environment, inputs)]
@@ -108,6 +109,12 @@ def _toolchain(inputs: Inputs) -> Layer:
         return difference(_tree(inputs, "dev"), _tree(inputs, "base"))
 
     return Layer(name="toolchain", inputs={"over": _root_inputs(inputs, "base"), **_root_inputs(inputs, "dev")}, make=make)
+
+
+def _cuda_home(environment: EnvironmentInputs, inputs: Inputs) -> Iterator[Layer]:
+    links = list(toolkit_links(environment.wheels, f"{PREFIX}/lib/python{inputs.python}/site-packages"))
+    if links:
+        yield _of_files("cuda", links)
 
 
 def _root_inputs(inputs: Inputs, image: ImageName) -> dict[str, Any]:
