@@ -158,6 +158,14 @@ def wheels_of(source: ImageSource) -> dict[str, tuple[Wheel, ...]]:
     return found
 
 
+def hashes_of(source: ImageSource) -> set[str]:
+    """Return the sha256 of every wheel that goes into these images; none of them need be here."""
+    python = f"{settings_of(source).python}.0"
+    own = {_project(path): sha256_file(path) for path in source.own_wheels}
+    wheels = [it for name, _ in source.release.environments() for it in source.lock.wheels(name, python, source.machine)]
+    return {own.get(it.name, it.file.sha256) for it in wheels}
+
+
 def _own_wheel(project: str, path: Path) -> Wheel:
     return Wheel(name=project, version=path.name.split("-")[1], sha256=sha256_file(path), path=path)
 

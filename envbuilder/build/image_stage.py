@@ -7,27 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.build.image_inputs import ImageSource, lock_files, make_inputs, prove, python_of, settings_of
+from envbuilder.build.papers import images_of, provenance_of, sbom_of, subjects_of, write_bill, write_provenance
 from envbuilder.build.stages import Stage
 from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
 from envbuilder.facts.site_packages import find_site
-from envbuilder.files import human_size, sha256_file, write_json
+from envbuilder.files import human_size
 from envbuilder.images.layers import LayerStore
-from envbuilder.images.oci import Layout as ImageLayout
-from envbuilder.images.provenance import signed, statement
-from envbuilder.images.sbom import sbom
+from envbuilder.images.provenance import statement
 from envbuilder.images.write import write_images
 from envbuilder.locking.model import read_lock
 from envbuilder.store.settings import read_settings
 from envbuilder.targets.catalogue import find_target, lock_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from envbuilder.build.plan import Plan
     from envbuilder.build.stages import Chain, Result
     from envbuilder.console import Console, Step
-    from envbuilder.images.inputs import Inputs
     from envbuilder.images.write import Written
     from envbuilder.layout import Layout
     from envbuilder.store.cache import Store
@@ -75,7 +72,7 @@ class ImageStage:
             "gpu": plan.target.gpu,
             "own": sorted(path.name for path in source.own_wheels),
         }
-        self.chain.run(Stage(name=NAME, inputs=inputs, after=("gates", "abi"), run=run, intact=intact, revision=2))
+        self.chain.run(Stage(name=NAME, inputs=inputs, after=("gates", "abi"), run=run, intact=intact, revision=3))
 
     def _source(self) -> ImageSource:
         plan = self.plan
@@ -96,23 +93,12 @@ class ImageStage:
         )
 
 
-def images_of(layout: Layout) -> ImageLayout:
-    return ImageLayout(layout.out / "image")
-
-
-def sbom_of(layout: Layout) -> Path:
-    return layout.out / "sbom.cdx.json"
-
-
-def provenance_of(layout: Layout) -> Path:
-    return layout.out / "provenance.json"
-
-
 def make_images(source: ImageSource, layout: Layout, console: Console) -> list[Written]:
     """Prove what goes into the images, write them, and what is to be said of them beside them."""
     inputs = make_inputs(source, prove(source, fitting_sites(source, layout), layout.scratch))
     written = write_images(inputs, layers=LayerStore(source.store.root), layout=images_of(layout), console=console)
-    write_papers(inputs, written, layout)
+    write_bill(source, layout)
+    write_provenance(statement(inputs, subjects_of(layout)), layout)
     return written
 
 
@@ -121,21 +107,6 @@ def fitting_sites(source: ImageSource, layout: Layout) -> dict[str, Path]:
     python = settings_of(source).python
     sites = {name: find_site(layout.environment(name)) for name, _ in source.release.environments()}
     return {name: site for name, site in sites.items() if site and python_of(site) == python}
-
-
-def write_papers(inputs: Inputs, written: Sequence[Written], layout: Layout) -> None:
-    """Write the bill of materials of all images together, and the statement on where they come from."""
-    wheels = {it.sha256: it for environment in inputs.environments.values() for it in environment.wheels}
-    write_json(sbom_of(layout), sbom(f"{inputs.target}-{inputs.release}", wheels.values(), inputs.packages, inputs.parts))
-    subjects = {f"image/{image.name}": image.descriptor.digest.removeprefix("sha256:") for image in written}
-    write_json(provenance_of(layout), statement(inputs, {**subjects, "sbom.cdx.json": sha256_file(sbom_of(layout))}))
-
-
-def sign(layout: Layout, key: Path) -> Path:
-    """Sign the provenance; return the envelope's path."""
-    goal = layout.out / "provenance.dsse.json"
-    write_json(goal, signed(json.loads(provenance_of(layout).read_bytes()), key))
-    return goal
 
 
 def source_of_build(layout: Layout, *, store: Store, console: Console, offline: bool) -> ImageSource:

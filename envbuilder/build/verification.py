@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from envbuilder.build.image_inputs import ImageSource, make_inputs, prove
-from envbuilder.build.image_stage import images_of, provenance_of, read_manifest, sbom_of
+from envbuilder.build.image_stage import read_manifest
+from envbuilder.build.papers import envelope_of, images_of, provenance_of, statement_in, subjects_of
 from envbuilder.errors import EnvbuilderError, FetchError, UsageError, VerificationError
 from envbuilder.facts.site_packages import find_site, installed
 from envbuilder.files import canonical_json, sha256_file
 from envbuilder.images.oci import Descriptor
 from envbuilder.images.oci import Layout as ImageLayout
-from envbuilder.images.provenance import opened
+from envbuilder.images.provenance import fault, opened
+from envbuilder.images.referrers import ENVELOPE, SBOM, STATEMENT, Paper, attached
 from envbuilder.images.registry import Reference, Registry
 from envbuilder.images.verify import Check, check_blobs, check_files, own_files, said
 from envbuilder.layout import Layout
@@ -26,7 +29,7 @@ from envbuilder.locking.model import read_lock
 from envbuilder.targets.model import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from envbuilder.console import Console
     from envbuilder.images.inputs import ImageName, Inputs
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from envbuilder.store.cache import Store
     from envbuilder.store.settings import Settings
     from envbuilder.targets.model import Machine
+
+    Wrong = Callable[[Mapping[str, Any]], str]  # what is wrong with a statement; nothing if nothing is
 
 _CHUNK = 1 << 20
 
@@ -72,7 +77,7 @@ class Verifier:
             return self._layout(ImageLayout(path), name, ())
         if path.is_dir():
             return self._build(Layout.of(path), name, key)
-        return self._remote(Reference.parse(what))
+        return self._remote(Reference.parse(what), key)
 
     # -- images --------------------------------------------------------------------------------------------------
 
@@ -160,7 +165,7 @@ class Verifier:
             own_wheels=tuple(own_wheels),
         )
 
-    def _remote(self, reference: Reference) -> list[Verified]:
+    def _remote(self, reference: Reference, key: Path | None) -> list[Verified]:
         registry = Registry(reference=reference, settings=self.settings, state=self.store.root / "uploads")
         found = registry.manifest(reference.digest or reference.tag or "latest")
         if found is None:
@@ -175,7 +180,40 @@ class Verifier:
             with self.console.step("pull") as step:
                 size = sum(registry.pull_blob(layout, Descriptor.of(it)) for it in (manifest["config"], *manifest["layers"]))
                 step.detail = f"{size} bytes"
-            return [self._image(layout, layout.read(reference.tag or reference.digest, descriptor), ())]
+            image = layout.read(reference.tag or reference.digest, descriptor)
+            verified = self._image(layout, image, ())
+            papers = attached(registry, descriptor)
+            return [replace(verified, checks=(*verified.checks, *self._attached(layout, image, papers, key)))]
+
+    def _attached(self, layout: ImageLayout, image: Image, papers: Sequence[Paper], key: Path | None) -> Iterator[Check]:
+        """Check the papers that a registry has of an image: of each kind, one at least must be right."""
+        try:
+            bill = own_files(layout, image).get("sbom.cdx.json", b"")
+        except VerificationError:
+            bill = b""
+        subjects = {
+            f"image/{image.labels.get('envbuilder.image')}": image.descriptor.digest.removeprefix("sha256:"),
+            f"sbom/{image.labels.get('envbuilder.image')}": hashlib.sha256(bill).hexdigest(),
+        }
+        lock = image.labels.get("envbuilder.lock", "")
+
+        def wrong(statement: Mapping[str, Any]) -> str:
+            return fault(statement, subjects, lock, self._known(lock))
+
+        bills = [paper for paper in papers if paper.kind == SBOM]
+        if bills:
+            same = any(paper.content == bill for paper in bills)
+            detail = "it is the one in the image" if same else "it is not the one in the image"
+            yield Check(name="sbom", status="pass" if same else "fail", detail=detail)
+        else:
+            yield Check(name="sbom", status="not-run", detail="there is none")
+        yield _provenance_check([paper for paper in papers if paper.kind != SBOM], wrong)
+        if key:
+            yield _signature_check([paper for paper in papers if paper.kind == ENVELOPE], key, wrong)
+
+    def _known(self, lock: str) -> Inputs | None:
+        """Return what was made of a lock, if it was."""
+        return self._inputs[1] if self._inputs and f"sha256:{self._inputs[0][0]}" == lock else None
 
     # -- a build -------------------------------------------------------------------------------------------------
 
@@ -222,25 +260,54 @@ class Verifier:
         return ""
 
     def _papers(self, layout: Layout, lock: str, key: Path | None) -> Verified:
-        checks = [_statement_check(layout, _statement(layout), "provenance")]
+        """Check what lies beside the images: the statement must be on all that is here, and on no more."""
+
+        def wrong(statement: Mapping[str, Any]) -> str:
+            here = subjects_of(layout)
+            if found := fault(statement, here, lock, self._known(lock)):
+                return found
+            gone = sorted({it["name"] for it in statement["subject"]} - here.keys())
+            return f"it is also on {gone[0]}, which is not here" if gone else ""
+
+        checks = [_provenance_check(_read(provenance_of(layout), STATEMENT), wrong)]
         if key:
-            envelope = layout.out / "provenance.dsse.json"
-            if not envelope.is_file():
-                checks.append(Check(name="signature", status="fail", detail=f"there is no {envelope.name}"))
-            else:
-                try:
-                    checks.append(_statement_check(layout, opened(json.loads(envelope.read_bytes()), key), "signature"))
-                except (VerificationError, ValueError) as error:
-                    checks.append(Check(name="signature", status="fail", detail=str(error)))
+            checks.append(_signature_check(_read(envelope_of(layout), ENVELOPE), key, wrong))
         return Verified(name="provenance.json", digest="", lock=lock, checks=tuple(checks))
 
 
-def _statement(layout: Layout) -> Mapping[str, Any]:
-    try:
-        document: Mapping[str, Any] = json.loads(provenance_of(layout).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return document
+# -- papers ------------------------------------------------------------------------------------------------------
+
+
+def _provenance_check(papers: Sequence[Paper], wrong: Wrong) -> Check:
+    """Whether one of these papers is a true statement; none at all proves nothing, and is no lie."""
+    faults = []
+    for paper in papers:
+        try:
+            faults.append(wrong(statement_in(paper)))
+        except ValueError as error:
+            faults.append(str(error))
+    if not faults:
+        return Check(name="provenance", status="not-run", detail="there is none")
+    return Check(
+        name="provenance", status="fail" if all(faults) else "pass", detail=min(faults) or "it is on what is here, and on its lock"
+    )
+
+
+def _signature_check(envelopes: Sequence[Paper], key: Path, wrong: Wrong) -> Check:
+    """Whether one of the signed statements is signed by a key, and true."""
+    faults = []
+    for paper in envelopes:
+        try:
+            faults.append(wrong(opened(json.loads(paper.content), key)))
+        except (VerificationError, ValueError) as error:
+            faults.append(str(error))
+    if not faults:
+        return Check(name="signature", status="fail", detail="there is no signed provenance")
+    return Check(name="signature", status="fail" if all(faults) else "pass", detail=min(faults) or "that key signed the provenance")
+
+
+def _read(path: Path, kind: str) -> list[Paper]:
+    return [Paper(kind=kind, name=path.name, content=path.read_bytes())] if path.is_file() else []
 
 
 def _same(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bool:
@@ -254,22 +321,3 @@ def _same(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bool
     except OSError:
         return False
     return True
-
-
-def _statement_check(layout: Layout, statement: Mapping[str, Any], name: str) -> Check:
-    """Whether a statement speaks of what lies here."""
-    here = {f"image/{image.name}": image.descriptor.digest.removeprefix("sha256:") for image in images_of(layout).images()}
-    if sbom_of(layout).is_file():
-        here["sbom.cdx.json"] = sha256_file(sbom_of(layout))
-    try:
-        stated = {it["name"]: it["digest"]["sha256"] for it in statement["subject"]}
-    except (KeyError, TypeError):
-        return Check(name=name, status="fail", detail="it cannot be read")
-    for subject in sorted(here.keys() | stated.keys()):
-        if here.get(subject) != stated.get(subject):
-            return Check(
-                name=name,
-                status="fail",
-                detail=f"{subject} is {here.get(subject, 'missing')}, and the statement is on {stated.get(subject)}",
-            )
-    return Check(name=name, status="pass", detail=f"its {len(stated)} subjects are those here")

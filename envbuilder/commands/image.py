@@ -39,7 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     from pathlib import Path
 
-    from envbuilder.build.image_stage import images_of, sign, source_of_build
+    from envbuilder.build.image_stage import source_of_build
+    from envbuilder.build.papers import images_of, sign
     from envbuilder.build.stages import exclusive
     from envbuilder.layout import Layout
     from envbuilder.store.cache import Store, default_root
@@ -75,33 +76,51 @@ def _make(source: ImageSource, layout: Layout, console: Console) -> None:
 
 def _take(source: ImageSource, layout: Layout, reference: str, console: Console) -> bool:
     """Take images of the same lock from a registry; say so, and return False, where there are none."""
-    from envbuilder.build.image_stage import images_of
+    from envbuilder.build.papers import images_of, is_ours, keep_papers
     from envbuilder.images.fleet import take
 
     with console.step("cache-from") as step:
-        taken = take(reference, source.release_name, source.lock.digest, images_of(layout), settings=source.settings, state=_state(source))
+        taken = take(
+            reference,
+            source.release_name,
+            source.lock.digest,
+            images_of(layout),
+            settings=source.settings,
+            state=_state(source),
+            ours=lambda files: is_ours(source, files),
+        )
         step.detail = taken.detail
+        if taken.images:
+            keep_papers(source, layout, taken.papers)
     if taken.images:
         console.line("What was taken is what its digests say; `envbuilder verify` compares every file with the lock.")
     return bool(taken.images)
 
 
-def _push(source: ImageSource, layout: Layout, reference: str, images: Sequence[Image], console: Console) -> list[dict[str, str]]:
-    from envbuilder.build.image_stage import images_of
+def _push(source: ImageSource, layout: Layout, reference: str, images: Sequence[Image], console: Console) -> list[dict[str, Any]]:
+    """Push the images, and attach to each its bill of materials and its provenance."""
+    from envbuilder.build.papers import images_of, papers_of
     from envbuilder.files import human_size
     from envbuilder.images.fleet import tags_of
+    from envbuilder.images.referrers import attach
     from envbuilder.images.registry import Reference, Registry
 
     parsed = Reference.parse(reference)
     registry = Registry(reference=parsed, settings=source.settings, state=_state(source))
     with console.step("push") as step:
         pushed = registry.push(images_of(layout), tags_of(parsed, source.release_name, [image.name for image in images]))
+        papers = {
+            image.descriptor.digest: [
+                {"kind": paper.kind, "digest": attach(registry, image.descriptor, paper).digest} for paper in papers_of(layout, image.name)
+            ]
+            for image in images
+        }
         step.detail = f"{len(pushed)} images, {human_size(registry.sent_bytes)} sent"
-    return [{"reference": name, "digest": digest} for name, digest in pushed]
+    return [{"reference": name, "digest": digest, "attached": papers[digest]} for name, digest in pushed]
 
 
 def _load(source: ImageSource, layout: Layout, images: Sequence[Image], console: Console) -> list[dict[str, str]]:
-    from envbuilder.build.image_stage import images_of
+    from envbuilder.build.papers import images_of
     from envbuilder.images.engines import DockerEngine
 
     engine = DockerEngine.connect()
@@ -115,7 +134,7 @@ def _load(source: ImageSource, layout: Layout, images: Sequence[Image], console:
 
 
 def _with_engine(name: str, source: ImageSource, layout: Layout, console: Console) -> list[dict[str, str]]:
-    from envbuilder.build.image_stage import images_of
+    from envbuilder.build.papers import images_of
     from envbuilder.images.engines import build_with
 
     found = []
@@ -140,7 +159,7 @@ def _document(
     images: Sequence[Image],
     *,
     reused: bool,
-    pushed: Sequence[dict[str, str]],
+    pushed: Sequence[dict[str, Any]],
     loaded: Sequence[dict[str, str]],
 ) -> dict[str, Any]:
     return {

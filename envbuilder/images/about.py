@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__
+from envbuilder.binaries.fatbin import Arch, parse_arch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -113,6 +114,10 @@ def _gpu_code(gpu_code: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         units = Counter[str]()
         for row in rows:
             units.update(row.get("units", {}))
-        archs = dict.fromkeys(name for kind in ("cubins", "ptx") for row in rows for name in row[kind])
+        archs = sorted({name for row in rows for name in (*row["cubins"], *row["ptx"])}, key=_order)
         ways = ", ".join(f"{units[way]} {way}" for way in _WAYS if units[way])
         yield f"envbuilder.gpu-code.{package}", f"{ways} of {units.total()} units for {gpu}" if gpu else " ".join(archs)
+
+
+def _order(name: str) -> tuple[bool, Arch]:
+    return name.startswith("compute_"), parse_arch(name) or Arch(0)

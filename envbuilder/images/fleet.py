@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from envbuilder.files import human_size
 from envbuilder.images.inputs import IMAGES
 from envbuilder.images.oci import MANIFEST_TYPE, Descriptor
+from envbuilder.images.referrers import attached
 from envbuilder.images.registry import Reference, Registry
+from envbuilder.images.verify import own_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from envbuilder.images.oci import Layout
+    from envbuilder.images.referrers import Paper
     from envbuilder.store.settings import Settings
 
 
@@ -25,6 +28,7 @@ class Taken:
 
     images: tuple[str, ...]
     detail: str
+    papers: tuple[Paper, ...] = ()
 
 
 def tags_of(reference: Reference, release: str, names: Iterable[str]) -> dict[str, str]:
@@ -32,8 +36,22 @@ def tags_of(reference: Reference, release: str, names: Iterable[str]) -> dict[st
     return {name: f"{reference.tag or release}-{name}" for name in names}
 
 
-def take(reference: str, release: str, lock: str, layout: Layout, *, settings: Settings, state: Path) -> Taken:
-    """Bring a lock's images into a layout. Raises RegistryError, VerificationError (other bytes than digests say)."""
+def take(
+    reference: str,
+    release: str,
+    lock: str,
+    layout: Layout,
+    *,
+    settings: Settings,
+    state: Path,
+    ours: Callable[[Mapping[str, bytes]], bool] = lambda _: True,
+) -> Taken:
+    """Bring a lock's images into a layout, and what is attached to them.
+
+    `ours` is asked of what an image says of itself before its heavy layers are fetched: one lock can make several images
+    (a compiled wheel in the published one's place, another overlay). Raises RegistryError, VerificationError (other bytes
+    than digests say, not an image of envbuilder).
+    """
     parsed = Reference.parse(reference)
     registry = Registry(reference=parsed, settings=settings, state=state)
     found: list[tuple[str, Descriptor, dict[str, str]]] = []
@@ -47,10 +65,17 @@ def take(reference: str, release: str, lock: str, layout: Layout, *, settings: S
         theirs = manifest.get("annotations", {}).get("envbuilder.lock")
         if theirs != f"sha256:{lock}":
             return Taken(images=(), detail=f"{tag} is of another lock ({theirs})")
-        for blob in (Descriptor.of(manifest["config"]), *map(Descriptor.of, manifest["layers"])):
-            received += registry.pull_blob(layout, blob)
+        config, *blobs = (Descriptor.of(manifest["config"]), *map(Descriptor.of, manifest["layers"]))
+        received += registry.pull_blob(layout, config) + registry.pull_blob(layout, blobs[-1])
         layout.add_bytes(MANIFEST_TYPE, payload)
-        config = json.loads(layout.blob(manifest["config"]["digest"]).read_bytes())
-        found.append((name, descriptor, {key: config[key] for key in ("architecture", "variant", "os") if key in config}))
+        image = layout.read(name, descriptor)
+        if not ours(own_files(layout, image)):
+            return Taken(images=(), detail=f"{tag} is of this lock, and made otherwise than it would be here")
+        received += sum(registry.pull_blob(layout, blob) for blob in blobs)
+        found.append((name, descriptor, {key: image.config[key] for key in ("architecture", "variant", "os") if key in image.config}))
     layout.write_index(found)
-    return Taken(images=tuple(name for name, _, _ in found), detail=f"{len(found)} images, {human_size(received)} received")
+    return Taken(
+        images=tuple(name for name, _, _ in found),
+        detail=f"{len(found)} images, {human_size(received)} received",
+        papers=tuple(attached(registry, found[0][1])),  # the provenance is on all of them
+    )

@@ -69,6 +69,25 @@ def statement(inputs: Inputs, subjects: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def fault(statement_: Mapping[str, Any], subjects: Mapping[str, str], lock: str, inputs: Inputs | None) -> str:
+    """Return what is wrong with a statement that should be on `subjects` (and may be on more) and on a lock; nothing if nothing is.
+
+    With `inputs`, all that it says of inputs, builder and parameters must be what these give.
+    """
+    try:
+        stated = {it["name"]: it["digest"]["sha256"] for it in statement_["subject"]}
+        locked = statement_["predicate"]["buildDefinition"]["internalParameters"]["lock"]
+    except (KeyError, TypeError):
+        return "it cannot be read"
+    if other := sorted(name for name, value in subjects.items() if stated.get(name) != value):
+        return f"{other[0]} is {subjects[other[0]]}, and the statement is on {stated.get(other[0])}"
+    if locked != lock:
+        return f"it is on {locked}, not on {lock}"
+    if inputs and statement_["predicate"] != statement(inputs, {})["predicate"]:
+        return "what it says of inputs, builder and parameters is not what the lock gives"
+    return ""
+
+
 def signed(document: Mapping[str, Any], key: Path) -> dict[str, Any]:
     """Return a DSSE envelope around a document. Raises ConfigurationError for a key that is none of ours."""
     try:

@@ -93,10 +93,26 @@ class Registry:
                 for blob in image.blobs:
                     self._push_blob(layout.blob(blob.digest), blob)
                 tag = names[image.name]
-                body = layout.blob(image.descriptor.digest).read_bytes()
-                self._ask("PUT", f"manifests/{tag}", data=body, headers={"Content-Type": MANIFEST_TYPE}, ok=(201,))
+                self.push_manifest(MANIFEST_TYPE, layout.blob(image.descriptor.digest).read_bytes(), tag=tag)
                 pushed.append((self.reference.tagged(tag), image.descriptor.digest))
         return pushed
+
+    def push_manifest(self, media_type: str, payload: bytes, *, tag: str = "") -> tuple[Descriptor, bool]:
+        """Push a manifest, whose blobs are there, under a tag or its digest alone; return whether the registry lists it for its subject."""
+        digest = f"sha256:{hashlib.sha256(payload).hexdigest()}"
+        answer = self._ask("PUT", f"manifests/{tag or digest}", data=payload, headers={"Content-Type": media_type}, ok=(201,))
+        return Descriptor(media_type=media_type, digest=digest, size=len(payload)), "OCI-Subject" in answer.headers
+
+    def push_bytes(self, media_type: str, payload: bytes) -> Descriptor:
+        """Push a small blob, in one piece."""
+        blob = Descriptor(media_type=media_type, digest=f"sha256:{hashlib.sha256(payload).hexdigest()}", size=len(payload))
+        if self._ask("HEAD", f"blobs/{blob.digest}", ok=(200, 404)).status_code != requests.codes.ok:
+            location, _ = self._begun()
+            headers = {"Content-Type": "application/octet-stream"}
+            answer = self._request("PUT", _with_digest(location, blob.digest), data=payload, headers=headers)
+            self._require(answer, (201,), f"{blob.digest}, {blob.size} bytes,")
+            self.sent_bytes += blob.size
+        return blob
 
     def _push_blob(self, path: Path, blob: Descriptor) -> None:
         if self._ask("HEAD", f"blobs/{blob.digest}", ok=(200, 404)).status_code == requests.codes.ok:
@@ -142,8 +158,7 @@ class Registry:
                 self.sent_bytes += len(chunk)
                 location = self._location(answer)
                 write_json(remembered, {"location": location, "registry": self.reference.url, "path": self.reference.path})
-        joint = "&" if urlsplit(location).query else "?"
-        answer = self._request("PUT", f"{location}{joint}digest={blob.digest}", headers={"Content-Length": "0"})
+        answer = self._request("PUT", _with_digest(location, blob.digest), headers={"Content-Length": "0"})
         self._require(answer, (201,), f"{blob.digest}, after {have} of {blob.size} bytes,")
 
     def _location(self, answer: requests.Response) -> str:
@@ -162,6 +177,18 @@ class Registry:
             raise VerificationError(f"{self.reference.tagged(tag)} is not what its digest says", why=f"It has the digest {digest}.")
         media_type = answer.headers.get("Content-Type", MANIFEST_TYPE).partition(";")[0]
         return Descriptor(media_type=media_type, digest=digest, size=len(answer.content)), answer.content
+
+    def referrers(self, digest: str) -> bytes | None:
+        """Return the registry's list of what refers to a manifest; None where it keeps none (before OCI Distribution 1.1)."""
+        answer = self._ask("GET", f"referrers/{digest}", headers={"Accept": INDEX_TYPE}, ok=(200, 400, 404, 405))
+        return answer.content if answer.status_code == requests.codes.ok else None
+
+    def blob(self, blob: Descriptor) -> bytes:
+        """Return a small blob, proved by its digest."""
+        content = self._ask("GET", f"blobs/{blob.digest}", ok=(200,)).content
+        if (found := f"sha256:{hashlib.sha256(content).hexdigest()}") != blob.digest:
+            raise _other_bytes(blob, found)
+        return content
 
     def pull_blob(self, layout: Layout, blob: Descriptor) -> int:
         """Bring a blob into a layout, proved by its digest; return the bytes that were received. Goes on after a break."""
@@ -183,9 +210,7 @@ class Registry:
                         ) from error
             if (found := f"sha256:{sha256_file(partial)}") != blob.digest:
                 partial.unlink()
-                raise VerificationError(
-                    f"{blob.digest} is not what the registry sent", why=f"It sent {found}.", next="Do not use that registry's copy."
-                )
+                raise _other_bytes(blob, found)
             partial.replace(goal)
         return received
 
@@ -276,6 +301,16 @@ def _messages(answer: requests.Response) -> Iterator[str]:
     with contextlib.suppress(ValueError, AttributeError, TypeError, requests.RequestException):
         for error in answer.json().get("errors", []):
             yield f"{error.get('code', '')}: {error.get('message', '')}"
+
+
+def _with_digest(location: str, digest: str) -> str:
+    return f"{location}{'&' if urlsplit(location).query else '?'}digest={digest}"
+
+
+def _other_bytes(blob: Descriptor, found: str) -> VerificationError:
+    return VerificationError(
+        f"{blob.digest} is not what the registry sent", why=f"It sent {found}.", next="Do not use that registry's copy."
+    )
 
 
 # -- credentials -------------------------------------------------------------------------------------------------

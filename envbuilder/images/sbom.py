@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 def sbom(name: str, wheels: Iterable[Wheel], packages: Iterable[Package], parts: Mapping[str, Part]) -> dict[str, Any]:
     """Return the document; `parts` says what is known of each component, by sha256."""
     components = [*(_wheel(it, parts[it.sha256]) for it in wheels), *(_package(it, parts[it.locked.sha256]) for it in packages)]
+    return _document(name, components)
+
+
+def merged(name: str, documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the document of all images together."""
+    return _document(name, [component for document in documents for component in document["components"]])
+
+
+def _document(name: str, components: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",

@@ -38,7 +38,8 @@ def test_image(make_inputs: Callable[..., Inputs], tmp_path: Path, console: Cons
     layout = ImageLayout(tmp_path / "image")
     write_images(make_inputs(), layers=LayerStore(tmp_path / "store"), layout=layout, console=console)
     source: Any = SimpleNamespace(target=SimpleNamespace(name="cpu"), release_name="1", lock=SimpleNamespace(digest="0" * 64))
-    pushed = [{"reference": "a.example/b:c", "digest": f"sha256:{'1' * 64}"}]
+    attached = [{"kind": "application/vnd.in-toto+json", "digest": f"sha256:{'2' * 64}"}]
+    pushed = [{"reference": "a.example/b:c", "digest": f"sha256:{'1' * 64}", "attached": attached}]
     loaded = [{"engine": "docker", "tag": "x", "id": "y"}]
     document = image._document(source, Layout.of(tmp_path), layout.images(), reused=False, pushed=pushed, loaded=loaded)
     check(document, "image")
