@@ -14,6 +14,10 @@ ci:
 integration NAME:
     {{python}} -m pytest tests/integration/{{NAME}}.py --timeout 1500 -q
 
+# the arm64 images of dgx-spark in a real engine, emulated on other machines (some minutes, 20 GB); OUT names a finished build
+image-arm64 OUT="":
+    ENVBUILDER_TEST_DGX_OUT={{OUT}} {{python}} -m pytest tests/integration/test_image_arm64.py -q --durations 5
+
 # put the code in order
 format:
     {{python}} -m ruff check --fix .

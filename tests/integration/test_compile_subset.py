@@ -1,7 +1,7 @@
 """A real subset of vLLM, device code and all, compiled twice from the lock's inputs alone: the same bytes, and sm_121a.
 
 Seven units that take a minute of CPU, out of 100 that take 80. Everything is as in a whole build: sources, edits,
-toolchain, isolation, launcher. Run by `pytest tests/integration/test_compile_subset.py`; alone it takes some minutes.
+toolchain, isolation, launcher. Skipped where there is no compiler for arm64.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from envbuilder.compile.toolchain import Compilers
 
-pytestmark = [pytest.mark.network, pytest.mark.programs, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.network, pytest.mark.programs, pytest.mark.timeout(1500)]
 
 STABLE = "CMakeFiles/_C_stable_libtorch.dir/csrc/libtorch_stable"
 DEVICE_UNITS = [
