@@ -23,6 +23,8 @@ from envbuilder.images.engines import DockerEngine, EngineError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from envbuilder.images.oci import Layout as ImageLayout
+
 _START_S = 60
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
@@ -114,6 +116,17 @@ def _or_skip(command: Sequence[str | Path], otherwise: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"{otherwise}: {done.stderr.strip()}")
+
+
+def buildah_container(layout: ImageLayout, image: str, *options: str) -> str:
+    """Return the name of a working container of an image of ours.
+
+    The layout is named from its own folder: buildah makes the image's name of the path, and takes no capital letter or space.
+    """
+    command = ["buildah", "from", "--pull-never", *options, f"oci:{layout.root.name}:{image}"]
+    done = subprocess.run(command, cwd=layout.root.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def _need(program: str, package: str) -> None:

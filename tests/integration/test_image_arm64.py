@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from building import LAUNCHER
-from engines import arm64_emulated
+from engines import arm64_emulated, buildah_container
 from wheels_of_aarch64 import driver
 
 from envbuilder.images.oci import Layout
@@ -46,7 +46,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def container(layout: Layout, buildah: Path) -> Iterator[str]:
     """A working container of the serve image, in buildah's storage."""
     with arm64_emulated():
-        yield said("buildah", "from", "--arch", "arm64", "--pull-never", "--name", "spark", f"oci:{layout.root}:serve").strip()
+        yield buildah_container(layout, "serve", "--arch", "arm64")
 
 
 def said(*command: str | Path, timeout_s: float = 1800) -> str:

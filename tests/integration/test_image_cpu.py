@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from building import LAUNCHER
+from engines import buildah_container
 
 from envbuilder.smoke import children, judging, plugins, serving
 from envbuilder.smoke.client import Client
@@ -155,7 +156,7 @@ def test_nothing_is_setuid_and_no_setting_of_ours_is_left(docker: DockerEngine, 
 def test_what_is_compiled_at_run_time_is_compiled_in_dev(images_cpu: Layout, buildah: Path, tmp_path: Path) -> None:
     """Triton compiles a module of C for each kernel: a compiler, headers that fit Python, and a folder that the user may write to."""
     (tmp_path / "compiled.c").write_text(EXTENSION)
-    container = _said("buildah", "from", "--pull-never", f"oci:{images_cpu.root}:dev").strip()
+    container = buildah_container(images_cpu, "dev")
     script = f"cd ~/.cache && {COMPILE} && python -c 'import compiled; print(compiled.answer())'; g++ --version | head -1; id -u"
     answer, compiler, uid = _said("buildah", "run", "-v", f"{tmp_path}:/source:ro", container, "--", "sh", "-ec", script).splitlines()
     assert (answer, uid) == ("42", "1000")
@@ -173,7 +174,7 @@ def test_apt_installs_into_an_image_that_starts_from_ours(images_cpu: Layout, bu
     (tmp_path / "sources.list").write_text("\n".join([*lines, ""]))
     settings = _said("apt-config", "dump").splitlines()
     (tmp_path / "apt.conf").write_text("\n".join(line for line in settings if line.startswith("Acquire::") and "proxy" in line.lower()))
-    container = _said("buildah", "from", "--pull-never", f"oci:{images_cpu.root}:base").strip()
+    container = buildah_container(images_cpu, "base")
     mounts = ["-v", f"{tmp_path}/sources.list:/etc/apt/sources.list:ro", "-v", f"{tmp_path}/apt.conf:/etc/apt/apt.conf:ro"]
     # less: its scripts call update-alternatives; adduser: Perl, and accounts.
     script = (
