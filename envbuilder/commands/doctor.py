@@ -104,21 +104,12 @@ def _snapshot(args: argparse.Namespace) -> Snapshot:
 
         snapshot = load(args.facts)
         return dataclasses.replace(snapshot, target=args.target) if args.target else snapshot
+    from envbuilder.doctor.registry import all_checks
     from envbuilder.facts.snapshot import take
 
     environment = args.env.absolute() if args.env else None
-    return take(environment=environment, model=args.model, target=args.target or "", meanwhile=_load_checks)
-
-
-def _load_checks() -> None:
-    """Load what judging needs while the readers wait for a child or a disk."""
-    import packaging.markers
-    import packaging.requirements
-    import packaging.specifiers  # noqa: F401 - the checks import it where they need it
-
-    from envbuilder.doctor.registry import all_checks
-
-    all_checks()
+    # The checks are loaded while the readers wait for a child or a disk.
+    return take(environment=environment, model=args.model, target=args.target or "", meanwhile=all_checks)
 
 
 def _save(snapshot: Snapshot, path: Path, console: Console) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from envbuilder.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,7 @@ class Severity(enum.StrEnum):
     INFO = "info"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Evidence:
     """Where it was seen (a file, a variable, NVML), and the raw value."""
 
@@ -41,7 +43,7 @@ class Evidence:
     value: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Verdict:
     """A check's answer. `commands` replace the page's when they depend on what was found."""
 
@@ -52,7 +54,7 @@ class Verdict:
     commands: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Check:
     """A check: its id never changes and is never reused; `name` is the failure it detects, as the corpus names it.
 
@@ -72,7 +74,7 @@ class Check:
         return self.id.split("-")[1]
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Finding:
     """A check and its verdict; `explained_by` is the id of the finding that it follows from, if any."""
 
@@ -89,7 +91,7 @@ class Finding:
         return self.status in {Status.FAIL, Status.WARN, Status.CRASH}
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Examination:
     """All findings, roots first; `target` is the one the environment was judged for ("" for a log)."""
 

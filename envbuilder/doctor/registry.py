@@ -1,4 +1,4 @@
-"""The register of all checks: families are modules of `checks/`, imported together on first use."""
+"""The register of all checks: modules of `checks/`, imported together on first use; for one id, only the module of its family."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ if TYPE_CHECKING:
 
     Judge = Callable[[Snapshot], Verdict]
 
-FAMILIES = (
-    "machine",
-    "driver",
-    "memory",
-    "disk",
-    "cuda",
-    "containers",
-    "environment",
-    "packages",
-    "torch",
-    "abi",
-    "kernels",
-    "vllm",
-    "models",
-    "build",
-    "variables",
-)
+# The family of an id (EB-DRV-003: DRV) -> the module that its checks are in; the order is that of reading.
+FAMILIES = {
+    "MACH": "machine",
+    "DRV": "driver",
+    "MEM": "memory",
+    "DISK": "disk",
+    "CUDA": "cuda",
+    "CTR": "containers",
+    "ENV": "environment",
+    "PKG": "packages",
+    "TORCH": "torch",
+    "ABI": "abi",
+    "GPU": "kernels",
+    "TRI": "kernels",
+    "FI": "kernels",
+    "VLLM": "vllm",
+    "TF": "models",
+    "LLMC": "models",
+    "CKPT": "models",
+    "BUILD": "build",
+    "VAR": "variables",
+}
 _ID = re.compile(r"EB-[A-Z]+-\d{3}")
 _checks: dict[str, Check] = {}
 
@@ -55,7 +60,7 @@ def only_in_logs(id: str, name: str, severity: Severity) -> None:
 
 
 def _add(entry: Check) -> None:
-    if not _ID.fullmatch(entry.id):
+    if not _ID.fullmatch(entry.id) or entry.family not in FAMILIES:
         raise ValueError(f"{entry.id!r} is no check id")
     if entry.id in _checks:
         raise ValueError(f"{entry.id} is registered twice")
@@ -65,16 +70,25 @@ def _add(entry: Check) -> None:
 @functools.cache
 def all_checks() -> Mapping[str, Check]:
     """Return id → check, in the order of the families."""
-    for family in FAMILIES:
-        importlib.import_module(f"envbuilder.doctor.checks.{family}")
-    return _checks
+    modules = list(dict.fromkeys(FAMILIES.values()))
+    for module in modules:
+        _import(module)
+    return {entry.id: entry for entry in sorted(_checks.values(), key=lambda entry: modules.index(FAMILIES[entry.family]))}
+
+
+def _import(module: str) -> None:
+    importlib.import_module(f"envbuilder.doctor.checks.{module}")
 
 
 def find(id_or_name: str) -> Check:
     """Return a check by its id (any case) or by its name. Raises UnknownNameError."""
-    checks = all_checks()
     wanted = id_or_name.strip()
-    found = checks.get(wanted.upper()) or next((entry for entry in checks.values() if entry.name == wanted.lower()), None)
+    if _ID.fullmatch(wanted.upper()) and (module := FAMILIES.get(wanted.upper().split("-")[1])):
+        _import(module)
+        if found := _checks.get(wanted.upper()):
+            return found
+    checks = all_checks()
+    found = next((entry for entry in checks.values() if entry.name == wanted.lower()), None)
     if found is None:
         raise UnknownNameError("check", wanted, [*checks, *(entry.name for entry in checks.values())])
     return found

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from envbuilder.facts import reading
+
 _NVIDIA = "0x10de"
 _GB10 = "0x2e12"
 _RTX_SPARK = frozenset({"0x2e03", "0x2e06"})  # N1X: the same silicon family in Windows PCs, other firmware and drivers
@@ -124,11 +126,7 @@ def refine(identity: Identity, *, name: str, compute_capability: str, memory_kno
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(_READ_LIMIT).decode(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
+    return reading.text(path, limit=_READ_LIMIT).strip("\0\n ")
 
 
 def _names(path: Path) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from typing import TYPE_CHECKING
 
+from envbuilder.facts import reading
 from envbuilder.facts.model import Distribution
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 _LIMIT = 8 << 20
 _NORMAL = re.compile(r"[-_.]+")
-# RECORD lines of shared libraries (and torch's version): the end of the path, hash, size. The path's beginning is
-# looked up from there: a pattern that starts at the line's start would be tried on each of 60,000 lines.
-_RECORDED = re.compile(rb"(?:\.so(?:\.[\d.]+)?|/_?version\.py)\"?,[^,\n]*,(\d+)(?=\r?$)", re.MULTILINE)
+# RECORD lines of shared libraries (and of what says a version): the end of the path, hash, size. Each begins with plain
+# text, which is looked for ten times faster than alternatives, or the start of 60,000 lines; the path is read backwards.
+_RECORDED = tuple(re.compile(end + rb"\"?,[^,\n]*,(\d+)(?=\r?$)", re.MULTILINE) for end in (rb"\.so(?:\.[\d.]+)?", rb"version\.py"))
 # Header collections: large RECORDs without a library in them.
 _NO_LIBRARIES = frozenset({"nvidia-cuda-cccl", "nvidia-cuda-crt", "nvidia-cutlass", "pip", "setuptools", "sympy", "networkx"})
 _MOST_NAMED = 8
@@ -42,14 +42,14 @@ def read_distributions(site_packages: Path) -> Iterator[Distribution]:
 
 def _distribution(site: str, folder: str, name: str, version: str) -> Distribution:
     # The headers end at the first empty line; what follows is the readme, which may be long and say anything.
-    headers = _text(f"{folder}/METADATA").partition("\n\n")[0]
-    wheel = _text(f"{folder}/WHEEL")
+    headers = reading.data(f"{folder}/METADATA").partition(b"\n\n")[0].decode(errors="replace")
+    wheel = reading.text(f"{folder}/WHEEL")
     stated = re.search(r"^Version:\s*(\S+)", headers, re.MULTILINE)
     python = re.search(r"^Requires-Python:\s*(.+)$", headers, re.MULTILINE)
     build = re.search(r"^Build:\s*(\S+)", wheel, re.MULTILINE)
     # NVIDIA's wheels call themselves pure and hold libraries.
     without = name in _NO_LIBRARIES or ("Root-Is-Purelib: true" in wheel and not name.startswith("nvidia"))
-    missing, short, escapes = ((), (), 0) if without else _damage(site, _bytes(f"{folder}/RECORD"))
+    missing, short, escapes = ((), (), 0) if without else _damage(site, reading.data(f"{folder}/RECORD", limit=_LIMIT))
     return Distribution(
         name=name,
         version=stated[1] if stated else version,
@@ -68,9 +68,11 @@ def _damage(site: str, record: bytes) -> tuple[tuple[str, ...], tuple[str, ...],
     missing, short, escapes = [], [], 0
     # lib/pythonX.Y/site-packages: wheels with data files reach up to the environment's own folder, and no further.
     prefix = f"{site.rsplit('/', 3)[0] if site.endswith('-packages') else site}/"
-    for match in _RECORDED.finditer(record):
+    for match in (match for pattern in _RECORDED for match in pattern.finditer(record)):
         start = record.rfind(b"\n", 0, match.start()) + 1
         path = record[start : record.index(b",", match.start())].decode(errors="replace").strip('"')
+        if path.endswith("version.py") and not path.endswith(("/version.py", "/_version.py")):
+            continue
         # A RECORD is data from a wheel: it may name anything. Only what lies in the environment is looked at.
         if "\0" in path or (
             (path.startswith("/") or ".." in path)
@@ -87,21 +89,3 @@ def _damage(site: str, record: bytes) -> tuple[tuple[str, ...], tuple[str, ...],
         if size < recorded:
             short.append(f"{path} ({size} of {recorded} bytes)")
     return tuple(missing[:_MOST_NAMED]), tuple(short[:_MOST_NAMED]), escapes
-
-
-def _text(path: str) -> str:
-    return _bytes(path).decode(errors="replace")
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
-    except OSError:
-        return b""
-    try:
-        status = os.fstat(handle)
-        return os.read(handle, min(status.st_size, _LIMIT)) if stat.S_ISREG(status.st_mode) else b""
-    except OSError:
-        return b""
-    finally:
-        os.close(handle)

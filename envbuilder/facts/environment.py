@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envbuilder.facts import reading
 from envbuilder.facts.distributions import normalized, read_distributions
 from envbuilder.facts.model import CachedLibrary, Environment, Interpreter, Lock, Torch
 from envbuilder.facts.toolchain import cuda_release_of
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from envbuilder.facts.world import World
 
 _ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64", 0xF3: "riscv64"}
-_LIMIT = 4 << 20
 _SHADOWING = ("torch", "vllm", "transformers", "triton", "numpy", "flashinfer")
 _MOST_CACHED = 64
+_LIBRARY_LIMIT = 64 << 20
 
 
 def read_environment(world: World, path: Path) -> Environment:
@@ -75,7 +76,7 @@ def _named(world: World, place: Path) -> str:
 
 
 def _config(place: Path) -> dict[str, str]:
-    lines = _text(place / "pyvenv.cfg").splitlines()
+    lines = reading.text(place / "pyvenv.cfg").splitlines()
     return {key.strip().lower(): value.strip() for key, sign, value in (line.partition("=") for line in lines) if sign}
 
 
@@ -108,11 +109,8 @@ def _resolved(world: World, path: Path) -> Path | None:
 
 
 def _machine(path: Path) -> str:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        header = file.read(20)
-        if header[:4] == b"\x7fELF":
-            return _ELF_MACHINES.get(int.from_bytes(header[18:20], "little"), "other")
-    return ""
+    header = reading.data(path, limit=20)
+    return _ELF_MACHINES.get(int.from_bytes(header[18:20], "little"), "other") if header[:4] == b"\x7fELF" else ""
 
 
 def _shadowed(world: World, version: str, *, system_site: bool) -> tuple[str, ...]:
@@ -125,7 +123,7 @@ def _shadowed(world: World, version: str, *, system_site: bool) -> tuple[str, ..
 
 def _moved_from(place: Path, world: World, path: Path) -> str:
     """Return the folder that the scripts in bin/ name, if it is not this one (a venv that was moved or copied)."""
-    match = re.search(r"^VIRTUAL_ENV=['\"]?([^'\"\n$]+)", _text(place / "bin/activate"), re.MULTILINE)
+    match = re.search(r"^VIRTUAL_ENV=['\"]?([^'\"\n$]+)", reading.text(place / "bin/activate"), re.MULTILINE)
     if not match or not match[1].startswith("/"):
         return ""
     stated = match[1].rstrip("/")
@@ -138,11 +136,11 @@ def _moved_from(place: Path, world: World, path: Path) -> str:
 
 def _torch(site: Path) -> Torch | None:
     """Read torch/version.py as text: the wheel's file name does not say whether it is the CUDA build."""
-    text = _text(site / "torch/version.py")
+    text = reading.text(site / "torch/version.py")
     if not text:
         return None
     values = {match[1]: match[2] for match in re.finditer(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*['\"]([^'\"]*)['\"]", text, re.MULTILINE)}
-    cmake = _text(site / "torch/share/cmake/Caffe2/Modules_CUDA_fix/upstream/FindCUDA/select_compute_arch.cmake")
+    cmake = reading.text(site / "torch/share/cmake/Caffe2/Modules_CUDA_fix/upstream/FindCUDA/select_compute_arch.cmake")
     return Torch(
         version=values.get("__version__", ""),
         cuda=values.get("cuda", ""),
@@ -154,12 +152,15 @@ def _torch(site: Path) -> Torch | None:
 
 def _torchvision_cuda(site: Path) -> str | None:
     """Return the CUDA that torchvision was built for ("" for CPU), from its local version; None if it does not say."""
-    match = re.search(r"^__version__\s*=\s*['\"][^'\"+]*\+(?:cpu|cu(\d\d)(\d+))", _text(site / "torchvision/version.py"), re.MULTILINE)
+    match = re.search(
+        r"^__version__\s*=\s*['\"][^'\"+]*\+(?:cpu|cu(\d\d)(\d+))", reading.text(site / "torchvision/version.py"), re.MULTILINE
+    )
     return None if match is None else f"{match[1]}.{match[2]}" if match[1] else ""
 
 
 def _vllm_variables(site: Path) -> tuple[str, ...]:
-    return tuple(sorted(set(re.findall(r"\bVLLM_[A-Z0-9_]+\b", _text(site / "vllm/envs.py")))))
+    # No \b before it: a pattern that begins with plain text is looked for ten times faster.
+    return tuple(sorted(set(re.findall(r"VLLM_[A-Z0-9_]+\b", reading.text(site / "vllm/envs.py")))))
 
 
 def _names(folder: Path, pattern: str) -> tuple[str, ...]:
@@ -173,19 +174,17 @@ def _names(folder: Path, pattern: str) -> tuple[str, ...]:
 def _jit_cache(world: World) -> tuple[CachedLibrary, ...]:
     """Return FlashInfer's kept libraries and the CUDA runtime each one names (its soname stands as text in .dynstr)."""
     base = world.at(Path(world.variables.get("FLASHINFER_WORKSPACE_BASE") or world.home) / ".cache/flashinfer")
-    found = []
-    for path in sorted(base.rglob("*.so"))[:_MOST_CACHED] if base.is_dir() else []:
-        with contextlib.suppress(OSError):
-            match = re.search(rb"libcudart\.so\.(\d+)\0", path.read_bytes()[: 64 << 20])
-            if match:
-                found.append(CachedLibrary(path=_named(world, path), cudart=match[1].decode()))
-    return tuple(found)
+    return tuple(
+        CachedLibrary(path=_named(world, path), cudart=match[1].decode())
+        for path in (sorted(base.rglob("*.so"))[:_MOST_CACHED] if base.is_dir() else [])
+        if (match := re.search(rb"libcudart\.so\.(\d+)\0", reading.data(path, limit=_LIBRARY_LIMIT)))
+    )
 
 
 def _lock(place: Path) -> Lock | None:
     """Read what the environment was locked to: a requirements file in it, or the manifest of the build that made it."""
     for name in ("lock.txt", "requirements.lock", "requirements.txt"):
-        joined = _text(place / name).replace("\\\n", " ")
+        joined = reading.text(place / name).replace("\\\n", " ")
         pins = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)(.*)$", joined, re.MULTILINE)
         if pins:
             return Lock(
@@ -193,17 +192,9 @@ def _lock(place: Path) -> Lock | None:
                 unhashed=sum("--hash=" not in rest for _, _, rest in pins),
             )
     with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError):
-        manifest = json.loads(_text(place.parent.parent / "manifest.json") or "{}")
+        manifest = json.loads(reading.text(place.parent.parent / "manifest.json") or "{}")
         value = manifest["environments"][place.name]
         pins_of = {normalized(entry["name"]): str(entry["version"]) for entry in value["distributions"]}
         left_out = tuple(sorted(map(normalized, value.get("left_out", {}))))
         return Lock(pins=pins_of, unhashed=0, left_out=left_out, platform=str(manifest.get("platform", "")))
     return None
-
-
-def _text(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as file:
-                return file.read(_LIMIT).decode(errors="replace")
-    return ""

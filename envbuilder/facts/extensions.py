@@ -6,7 +6,6 @@ torchvision's, and the attention packages'. `envbuilder abi` looks at everything
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.abi import check_files
@@ -18,6 +17,8 @@ from envbuilder.binaries.system import DEBIAN_12, this_system
 from envbuilder.binaries.verdicts import Verdict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from envbuilder.binaries.system import System
     from envbuilder.binaries.verdicts import AbiReport, Cause, ExtensionReport
 
@@ -27,15 +28,8 @@ _FOR_OTHERS = ("_flashmla", "_vllm_fa3")
 _MOST_SYMBOLS = 5
 
 
-def main(environment: str) -> None:
-    """Print the extensions of an environment as JSON, for the parent."""
-    import json  # noqa: PLC0415
-
-    print(json.dumps(read_extensions(Path(environment))))  # noqa: T201
-
-
 def read_extensions(environment: Path) -> list[dict[str, Any]]:
-    """Return the fields of model.Extension: importing all of the model would cost the child a third of its time."""
+    """Return the fields of model.Extension for each, in the order of their paths: plain data, for it is read in a child."""
     site = next(iter(sorted(environment.glob("lib/python3*/site-packages"))), environment)
     python = interpreter_of(site, [])
     found = [path for pattern in _WHERE for path in sorted(site.glob(pattern)) if not path.name.startswith(_FOR_OTHERS)]
@@ -63,9 +57,9 @@ def _extension(entry: ExtensionReport, report: AbiReport, site: Path, *, with_gp
         "path": path,
         "machine": entry.machine or "",
         "verdict": entry.verdict.value,
-        "kinds": [cause.kind.value for cause in report.causes if entry.path in cause.extensions and _own(cause, entry)],
-        "symbols": [symbol.demangled for symbol in entry.missing if symbol.via is None][:_MOST_SYMBOLS],
-        "not_found": [library.soname for library in entry.needed if library.found is None],
+        "kinds": tuple(cause.kind.value for cause in report.causes if entry.path in cause.extensions and _own(cause, entry)),
+        "symbols": tuple(symbol.demangled for symbol in entry.missing if symbol.via is None)[:_MOST_SYMBOLS],
+        "not_found": tuple(library.soname for library in entry.needed if library.found is None),
         "detail": entry.detail,
         "cubins": cubins,
         "ptx": ptx,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envbuilder.facts import reading
 from envbuilder.facts.distributions import normalized
 from envbuilder.facts.model import Checkpoint, Project
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 _MOST_MODELS = 32
 _HEADER_LIMIT = 100 << 20  # safetensors' own limit for a header
-_LIMIT = 4 << 20
 _ARCHITECTURE = re.compile(r"[\w.-]{1,80}")
 
 
@@ -55,10 +56,9 @@ def _word(value: Any) -> str:  # noqa: ANN401 - from a file that anyone may have
 
 
 def _json(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size < _LIMIT:
-            value = json.loads(path.read_bytes())
-            return value if isinstance(value, dict) else {}
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(reading.data(path))
+        return value if isinstance(value, dict) else {}
     return {}
 
 
@@ -82,8 +82,8 @@ def why_not_whole(path: Path) -> str:
     Format: 8 bytes little-endian length N, N bytes of JSON, then the tensors; the largest `data_offsets` end is their size.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8:
                 return f"{size} bytes, too short for a header"
@@ -127,22 +127,22 @@ def _git_state(here: Path) -> str:
 
 
 def _channel(here: Path) -> str:
-    match = re.search(r'^channel\s*=\s*"([^"]+)"', _text(here / "rust-toolchain.toml"), re.MULTILINE)
+    match = re.search(r'^channel\s*=\s*"([^"]+)"', reading.text(here / "rust-toolchain.toml"), re.MULTILINE)
     return match[1] if match else ""
 
 
 def _has_guard(here: Path) -> bool:
     files = sorted((here / "csrc").rglob("*scaled_mm*sm120*"))[:50] if (here / "csrc").is_dir() else []
-    return any("enable_sm120_only" in _text(path) for path in files if path.is_file())
+    return any("enable_sm120_only" in reading.text(path) for path in files if path.is_file())
 
 
 def _transitive_source(here: Path) -> bool:
     """Whether pyproject.toml gives torch a source that uv will not use, because torch is no direct dependency."""
-    import tomllib  # noqa: PLC0415 - only where there is such a file
-
-    text = _text(here / "pyproject.toml")
+    text = reading.text(here / "pyproject.toml")
     if "tool.uv.sources" not in text:
         return False
+    import tomllib  # noqa: PLC0415 - only where there is such a file
+
     try:
         value = tomllib.loads(text)
         sources = value["tool"]["uv"]["sources"]
@@ -165,13 +165,5 @@ def _wheels(here: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _unknown_commits(here: Path) -> tuple[str, ...]:
-    text = _text(here / "build-metadata.yaml") or _text(here / "wheels/build-metadata.yaml")
+    text = reading.text(here / "build-metadata.yaml") or reading.text(here / "wheels/build-metadata.yaml")
     return tuple(re.findall(r"^\s*([\w-]*commit[\w-]*)\s*:\s*[\"']?unknown", text, re.MULTILINE))
-
-
-def _text(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as file:
-                return file.read(_LIMIT).decode(errors="replace")
-    return ""

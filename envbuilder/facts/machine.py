@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import os
 import re
 import struct
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envbuilder.facts import reading
 from envbuilder.facts.model import Cpu, DgxRelease, Host, Memory, Network, PciDevice, Place, Process
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def read_host(world: World) -> Host:
         wsl="microsoft" in world.line("/proc/sys/kernel/osrelease").lower(),
         remote_shell="SSH_CONNECTION" in world.variables,
         root_user=world.uid == 0,
-        year=dt.datetime.now(dt.UTC).year,
+        year=time.gmtime().tm_year,
         restricted_user_namespaces=world.number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1,
         secure_boot=_secure_boot(world),
         unclean_boots=boots - clean,
@@ -87,7 +88,7 @@ def _secure_boot(world: World) -> bool | None:
 def _boots(world: World) -> tuple[int, int]:
     """Return (boots after a shutdown, boots) among the last ten in wtmp; an unclean boot follows no shutdown record."""
     try:
-        with world.at("/var/log/wtmp").open("rb") as file:
+        with reading.opened(world.at("/var/log/wtmp")) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - size % _UTMP.size - 2000 * _UTMP.size))
             data = file.read(2000 * _UTMP.size)

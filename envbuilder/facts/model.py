@@ -6,12 +6,14 @@ Memory is in kB as /proc/meminfo has it, sizes elsewhere in bytes. Nothing here 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from envbuilder.values import value
 
 SCHEMA = "envbuilder/facts/1"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Reading:
     """How one reader fared: `status` is ok, failed or timeout."""
 
@@ -21,7 +23,7 @@ class Reading:
     error: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Host:
     """The system: `container` is "docker", "podman", "kubernetes" or ""; `libc` like "glibc 2.39"."""
 
@@ -43,7 +45,7 @@ class Host:
     pstore_entries: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class DgxRelease:
     """What /etc/dgx-release says, without the serial number; `running` is the last OTA version, or the base's."""
 
@@ -53,7 +55,7 @@ class DgxRelease:
     running: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Cpu:
     """`parts` are Arm part numbers ("0xd85"), `flags` the few x86 features that matter to kernels."""
 
@@ -63,7 +65,7 @@ class Cpu:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Memory:
     """/proc/meminfo in kB, the pressure file's full avg10 in percent, and the settings that move them."""
 
@@ -88,7 +90,7 @@ class Memory:
         return (self.kb("SwapTotal") - self.kb("SwapFree")) / 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Place:
     """A folder that is written to: what for, whether it can be, and what its filesystem has left."""
 
@@ -103,8 +105,10 @@ class Place:
     inodes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class PciDevice:
+    """A PCI function: ids and class as sysfs writes them ("0x10de"), `driver` the bound one ("" if none)."""
+
     address: str
     vendor: str
     device: str
@@ -112,7 +116,7 @@ class PciDevice:
     driver: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class DriverLibrary:
     """A file of the driver's user side: `version` from its name, `stub` when it is a toolkit's stand-in."""
 
@@ -120,7 +124,7 @@ class DriverLibrary:
     version: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Driver:
     """The NVIDIA driver as files show it: `loaded` is the kernel module's version ("" if none is loaded)."""
 
@@ -138,14 +142,16 @@ class Driver:
     fabric_manager_running: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class GpuProcess:
+    """A process that holds memory of a GPU."""
+
     pid: int
     memory_bytes: int | None
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Gpu:
     """One GPU as NVML tells it; None where NVML does not support the question."""
 
@@ -165,7 +171,7 @@ class Gpu:
     processes: tuple[GpuProcess, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Nvml:
     """NVML's answers: `status` is ok, absent (no library), error or timeout; `cuda` the driver's CUDA, like "13.0"."""
 
@@ -176,7 +182,7 @@ class Nvml:
     gpus: tuple[Gpu, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Toolkit:
     """A CUDA toolkit: where it is, its release ("13.0"; "" if not to be told), and how one comes to it."""
 
@@ -186,7 +192,7 @@ class Toolkit:
     found_by: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Compilers:
     """The first of each program on PATH ("" if none), and what should lead to one and does not.
 
@@ -204,7 +210,7 @@ class Compilers:
     lost_programs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Containers:
     """Container engines and NVIDIA's part of them. `socket` is absent, ok, denied or refused."""
 
@@ -221,7 +227,7 @@ class Containers:
     shm_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class KernelLog:
     """The lines of this boot's kernel log that matter (a marker, and the line without time and host)."""
 
@@ -229,7 +235,7 @@ class KernelLog:
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Process:
     """A process of a serving stack: `flags` are those of its arguments that checks know."""
 
@@ -239,7 +245,7 @@ class Process:
     flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Network:
     """`interfaces` are names that are up; `connectx` PCI functions of a ConnectX-7."""
 
@@ -247,7 +253,7 @@ class Network:
     connectx: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Interpreter:
     """An environment's Python: `machine` from its ELF header; `headers` whether Python.h is there."""
 
@@ -261,7 +267,7 @@ class Interpreter:
     free_threaded: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Distribution:
     """An installed distribution; `requires` without those of extras; `bad_files` differ from RECORD."""
 
@@ -276,7 +282,7 @@ class Distribution:
     record_escapes: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Torch:
     """torch/version.py, and what lies beside it."""
 
@@ -287,7 +293,7 @@ class Torch:
     arch_rewrite: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Extension:
     """An extension module: the ABI verdict with the kinds of its faults, and its GPU code ("sm_120f", "compute_80")."""
 
@@ -302,7 +308,7 @@ class Extension:
     ptx: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Lock:
     """What an environment was locked to; `left_out` are distributions that were left out on purpose."""
 
@@ -312,7 +318,7 @@ class Lock:
     platform: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class CachedLibrary:
     """A library compiled at run time and kept: which CUDA runtime major it needs."""
 
@@ -320,7 +326,7 @@ class CachedLibrary:
     cudart: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Environment:
     """A Python environment, read without running it."""
 
@@ -349,7 +355,7 @@ class Environment:
     owned_twice: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Checkpoint:
     """A model on this machine: `name` is the repository's or the folder's; `broken` files with the reason."""
 
@@ -361,7 +367,7 @@ class Checkpoint:
     broken: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Project:
     """The folder one stands in: a vLLM source tree, a pyproject, a folder of wheels."""
 
@@ -375,7 +381,7 @@ class Project:
     build_metadata_unknown: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Snapshot:
     """A machine and an environment on it, at one moment."""
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__
-from envbuilder.facts import detect
-from envbuilder.facts.model import Environment, Reading, Snapshot
+from envbuilder.facts import detect, elsewhere
+from envbuilder.facts.model import Environment, Extension, Reading, Snapshot
 from envbuilder.facts.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 LIMIT_S = 5.0
-_EXTENSIONS_LIMIT_S = 20.0
+_EXTENSIONS_LIMIT_S = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def take(
     environment: Path | None = None,
     model: Path | None = None,
     target: str = "",
-    meanwhile: Callable[[], None] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Snapshot:
     """Read a machine, and the environment at `environment` (or the one in use) on it. Never raises for what it finds.
 
@@ -43,8 +43,8 @@ def take(
     """
     world = world or World()
     chosen = environment or find_environment(world)
-    # The slowest starts before anything else is even imported: it works in a child, on another core.
-    early = [_Work(Reader(name="extensions", read=lambda: _extensions(world.at(chosen)), limit_s=_EXTENSIONS_LIMIT_S))] if chosen else []
+    # The slowest starts before anything else is even imported, on another core.
+    early = [_Work(_extensions_reader(world.at(chosen)))] if chosen else []
     identity = detect.identify(world.root)
     values, readings = _gather([*early, *map(_Work, _readers(world, chosen, model))], meanwhile)
     extensions = values.pop("extensions", None)
@@ -109,10 +109,14 @@ def _readers(world: World, chosen: Path | None, model: Path | None) -> list[Read
     return readers
 
 
-def _extensions(environment: Path) -> Any:  # noqa: ANN401 - as all readers
-    from envbuilder.facts import elsewhere  # noqa: PLC0415 - imported in the reader's own thread
+def _extensions_reader(environment: Path) -> Reader:
+    def work() -> Any:  # noqa: ANN401 - plain data
+        from envbuilder.facts.extensions import read_extensions  # noqa: PLC0415 - imported in the child
 
-    return elsewhere.extensions(environment)
+        return read_extensions(environment)
+
+    found = elsewhere.start(work, limit_s=_EXTENSIONS_LIMIT_S)
+    return Reader(name="extensions", read=lambda: tuple(Extension(**fields) for fields in found()), limit_s=_EXTENSIONS_LIMIT_S)
 
 
 def read_all(readers: Iterable[Reader]) -> tuple[dict[str, Any], tuple[Reading, ...]]:
@@ -120,7 +124,7 @@ def read_all(readers: Iterable[Reader]) -> tuple[dict[str, Any], tuple[Reading, 
     return _gather([_Work(reader) for reader in readers], None)
 
 
-def _gather(running: list[_Work], meanwhile: Callable[[], None] | None) -> tuple[dict[str, Any], tuple[Reading, ...]]:
+def _gather(running: list[_Work], meanwhile: Callable[[], object] | None) -> tuple[dict[str, Any], tuple[Reading, ...]]:
     """Wait for readers, each as long as it may take.
 
     A thread that hangs in the kernel (a dead network mount, a wedged driver) cannot be ended: it is a daemon, left

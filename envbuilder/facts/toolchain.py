@@ -6,12 +6,11 @@ import contextlib
 import json
 import os
 import re
-import socket
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.facts import redact
+from envbuilder.facts import reading, redact
 from envbuilder.facts.model import Compilers, Containers, Toolkit
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def cuda_release_of(path: Path) -> str:
     """Return the release ("13.0") that an nvcc or ptxas carries in its own bytes, "" if none. Nothing is run."""
     tail = b""
     # Read in pieces, not mapped: a mapped file that someone truncates kills its reader with SIGBUS.
-    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+    with contextlib.suppress(OSError), reading.opened(path) as file:
         while chunk := file.read(_CHUNK):
             data = tail + chunk
             place = data.find(b"uda compilation tools, release ")
@@ -117,6 +116,13 @@ def read_packages(world: World) -> dict[str, str]:
     return found
 
 
+def _package_version(world: World, name: str) -> str:
+    status = world.text("/var/lib/dpkg/status", limit=32 << 20)
+    stanza = f"\n{status}".partition(f"\nPackage: {name}\n")[2].partition("\n\n")[0]
+    match = re.search(r"^Version: (\S+)", stanza, re.MULTILINE)
+    return match[1] if match and "Status: install ok installed" in stanza else ""
+
+
 def read_containers(world: World) -> Containers:
     runtimes, error = _daemon(world)
     specs = [path for folder in ("/etc/cdi", "/var/run/cdi", "/run/cdi") for path in world.matching(folder, r".*\.(?:ya?ml|json)")]
@@ -129,7 +135,7 @@ def read_containers(world: World) -> Containers:
         daemon_json_error=error,
         cdi_specs=tuple(dict.fromkeys(nvidia)),
         cdi_driver_versions=tuple(sorted(versions)),
-        toolkit=re.sub(r"-\d+$", "", read_packages(world).get("nvidia-container-toolkit", "")),
+        toolkit=re.sub(r"-\d+$", "", _package_version(world, "nvidia-container-toolkit")),
         docker=bool(world.which("docker")) or world.exists("/usr/bin/docker"),
         podman=bool(world.which("podman")) or world.exists("/usr/bin/podman"),
         swarm=world.exists("/var/lib/docker/swarm"),
@@ -163,6 +169,8 @@ def _docker_socket(world: World) -> str:
 
 
 def _answers(path: str) -> bool:
+    import socket  # noqa: PLC0415 - 8 ms that only a machine with Docker costs
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(0.5)
         try:

@@ -6,13 +6,15 @@ Every read is bounded. Paths inside the root are looked up under it, absolute li
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from envbuilder.facts import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +33,7 @@ class World:
     uid: int = field(default_factory=os.getuid)
     gids: tuple[int, ...] = field(default_factory=lambda: (os.getgid(), *os.getgroups()))
 
-    @property
+    @functools.cached_property
     def live(self) -> bool:
         return self.root == Path("/")
 
@@ -63,25 +65,12 @@ class World:
         return self.data(path, limit=limit).decode(errors="replace")
 
     def data(self, path: str | Path, *, limit: int = _READ_LIMIT) -> bytes:
-        try:
-            handle = os.open(self.at(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return b""
-        with contextlib.suppress(OSError), os.fdopen(handle, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                return b""
-            chunks, size = [], 0
-            # /proc files answer in pieces: read until the end, or the limit.
-            while size < limit and (chunk := file.read(limit - size)):
-                chunks.append(chunk)
-                size += len(chunk)
-            return b"".join(chunks)
-        return b""
+        return reading.data(path if self.live else self.at(path), limit=limit)
 
     def tail(self, path: str | Path, size: int) -> str:
         """Return the last `size` bytes of a file as text."""
         try:
-            with self.at(path).open("rb") as file:
+            with reading.opened(self.at(path)) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - size))
                 return file.read(size).decode(errors="replace")
         except OSError:
@@ -97,7 +86,7 @@ class World:
 
     def names(self, path: str | Path) -> list[str]:
         try:
-            return sorted(os.listdir(self.at(path)))  # noqa: PTH208 - names are wanted, not paths
+            return sorted(os.listdir(path if self.live else self.at(path)))  # noqa: PTH208 - names are wanted, not paths
         except OSError:
             return []
 
@@ -124,7 +113,7 @@ class World:
 
     def _executable(self, path: str) -> bool:
         try:
-            mode = self.at(path).stat().st_mode
+            mode = os.stat(path if self.live else self.at(path)).st_mode  # noqa: PTH116 - 8 names in each folder of PATH
         except OSError:
             return False
         return stat.S_ISREG(mode) and bool(mode & 0o111)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "envbuilder"
 
 # Lowest first. A module may import from rooms that stand lower, and from its own.
 FLOORS = (
-    ("errors",),
+    ("errors", "values"),
     ("files",),
     ("process", "console", "layout"),
     ("uv",),

@@ -97,7 +97,5 @@ def test_nvml_settles_what_a_container_hides(name: str, capability: str, memory_
 
 def test_detection_imports_neither_pydantic_nor_rich() -> None:
     """`build` asks on every start: the import of one heavy library would cost more than all the reading."""
-    code = (
-        "import sys; from envbuilder.facts import detect_target; detect_target(); print({'pydantic', 'rich', 'pynvml'} & set(sys.modules))"
-    )
+    code = "import sys; from envbuilder.facts.detect import detect_target; detect_target(); print({'pydantic', 'rich', 'pynvml'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "set()"
