@@ -20,26 +20,32 @@ from envbuilder.binaries.abi import check_environment
 from envbuilder.binaries.fatbin import Arch, parse_arch
 from envbuilder.binaries.gpu_code import Way, check_gpu_code
 from envbuilder.binaries.known import ExpectedFault
-from envbuilder.binaries.system import DEBIAN_12
+from envbuilder.binaries.system import DEBIAN_12, read_system
 from envbuilder.binaries.verdicts import Verdict
 from envbuilder.build import gates, overlays
-from envbuilder.errors import AbiError, ConfigurationError
+from envbuilder.errors import AbiError, ConfigurationError, FetchError
 from envbuilder.files import canonical_json, remove_tree, sha256_file
-from envbuilder.images.inputs import EnvironmentInputs, Inputs, Package
-from envbuilder.images.layers import Compression
+from envbuilder.images.inputs import EnvironmentInputs, Inputs, Package, images_over
+from envbuilder.images.layers import Compression, LayerStore
 from envbuilder.images.parts import gather
 from envbuilder.images.rootfs import User
 from envbuilder.images.wheels import PREFIX, Wheel, shared_paths, wheel_entries
 from envbuilder.locking.model import check_images
 from envbuilder.store.cache import Wanted
+from envbuilder.store.rootfs_image import reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from envbuilder.binaries.system import System
     from envbuilder.console import Console
+    from envbuilder.images.foundation import Foundation
+    from envbuilder.images.inputs import ImageName
+    from envbuilder.images.registry import Registry
     from envbuilder.images.tree import Entry
     from envbuilder.locking.model import Lock
     from envbuilder.store.cache import Store
+    from envbuilder.store.rootfs_image import RootfsImage
     from envbuilder.store.settings import Settings
     from envbuilder.targets.model import Environment, EnvironmentName, Images, Machine, Release, Target
 
@@ -48,7 +54,10 @@ _READ_BY_GATES = ("torch/version", "vllm/model_executor/models/", "vllm/engine/a
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """What is needed to get at a lock's files. `own_wheels` were built here, and take the place of those in the lock."""
+    """What is needed to get at a lock's files. `own_wheels` were built here, and take the place of those in the lock.
+
+    `near` has blobs by their sha256: an image that is verified brings the layers that it stands on.
+    """
 
     target: Target
     release_name: str
@@ -61,6 +70,7 @@ class ImageSource:
     console: Console
     offline: bool = False
     own_wheels: tuple[Path, ...] = ()
+    near: Path | None = None
 
 
 def make_inputs(source: ImageSource, proofs: Mapping[str, Mapping[str, Any]]) -> Inputs:
@@ -85,6 +95,7 @@ def make_inputs(source: ImageSource, proofs: Mapping[str, Mapping[str, Any]]) ->
         user=User(name=images.user, uid=images.uid),
         compression=Compression(level=source.lock.images.level, library=source.lock.images.library),
         packages=packages,
+        foundation=_foundation(source),
         environments={
             name: _environment(name, environment, wheels[name], source, proofs.get(name, {}))
             for name, environment in source.release.environments()
@@ -100,6 +111,10 @@ def settings_of(source: ImageSource) -> Images:
             f"target {source.target.name} says nothing of images", next="Add an `images` table to it (docs/targets.md), and lock again."
         )
     return source.target.images
+
+
+def images_that_can_be(source: ImageSource) -> tuple[ImageName, ...]:
+    return images_over(packages=settings_of(source).rootfs is None)
 
 
 def target_document(source: ImageSource) -> bytes:
@@ -121,9 +136,43 @@ def _packages(source: ImageSource) -> tuple[Package, ...]:
     from envbuilder.store.debian import fetch_packages  # noqa: PLC0415 - it loads a client
 
     assert source.lock.images is not None  # noqa: S101 - checked by the caller
-    locked = source.lock.images.packages[source.machine]
+    locked = source.lock.images.packages.get(source.machine, ())
     fetch_packages(locked, store=source.store, settings=source.settings, console=source.console, offline=source.offline)
     return tuple(Package(locked=it, path=source.store.path(it.sha256, it.filename)) for it in locked)
+
+
+def _foundation(source: ImageSource) -> Foundation | None:
+    """Return the image that these stand on, its layers in the store, if they stand on one."""
+    from envbuilder.images import foundation  # noqa: PLC0415 - most targets have Debian packages
+
+    images = settings_of(source)
+    locked, paths = _rootfs(source)
+    user = User(name=images.user, uid=images.uid)
+    return foundation.found(locked, paths, python=images.python, user=user) if locked else None
+
+
+def _rootfs(source: ImageSource) -> tuple[RootfsImage | None, tuple[Path, ...]]:
+    """Return what the lock says of the image that these stand on, and its layers' files."""
+    assert source.lock.images is not None  # noqa: S101 - checked by the caller
+    locked = source.lock.images.rootfs.get(source.machine)
+    if locked is None:
+        return None, ()
+    from envbuilder.images import foundation  # noqa: PLC0415 - see above
+
+    layers = LayerStore(source.store.root)
+    paths = tuple(layers.path(layer.digest) for layer in locked.layers)
+    foundation.fetch(locked, paths, lambda: _registry(locked, source), near=source.near)
+    return locked, paths
+
+
+def _registry(locked: RootfsImage, source: ImageSource) -> Registry:
+    """Return the registry that the user named. Raises FetchError: nothing may be fetched, or nobody named one."""
+    from envbuilder.images.registry import Reference, Registry  # noqa: PLC0415 - it loads a client
+
+    if source.offline:
+        raise FetchError(f"layers of {locked.image} are not here", why="--offline was given.", next="Run the same command without it.")
+    reference = Reference.parse(reference_of(locked.image, locked.digest))
+    return Registry(reference=reference, settings=source.settings, state=source.store.root / "uploads")
 
 
 def wheels_of(source: ImageSource) -> dict[str, tuple[Wheel, ...]]:
@@ -241,7 +290,8 @@ def prove(source: ImageSource, sites: Mapping[str, Path], scratch: Path) -> dict
 def _proofs(results: Sequence[gates.GateResult], environment: Environment, site: Path, source: ImageSource) -> dict[str, Any]:
     expected = [ExpectedFault(path=it.path, verdict=Verdict(it.verdict), reason=it.reason) for it in environment.expected_abi]
     brought = frozenset[str]().union(*(overlays.sonames(overlay) for overlay in environment.overlays))
-    system = dataclasses.replace(DEBIAN_12, sonames=DEBIAN_12.sonames | brought)
+    base = _system(source)
+    system = dataclasses.replace(base, sonames=base.sonames | brought)
     report = check_environment(site, machine=source.machine, system=system, expected=expected)
     if not report.ok:
         raise AbiError(
@@ -256,6 +306,21 @@ def _proofs(results: Sequence[gates.GateResult], environment: Environment, site:
         ],
         **({"gpu_code": _gpu_code(site, source.target.gpu)} if source.target.device == "cuda" else {}),
     }
+
+
+def _system(source: ImageSource) -> System:
+    """Return what extension modules will find in the root filesystem."""
+    locked, paths = _rootfs(source)
+    if locked is None:
+        return DEBIAN_12
+    from envbuilder.images.foundation import base_libraries  # noqa: PLC0415 - see above
+
+    with tempfile.TemporaryDirectory(prefix="envbuilder-system-") as folder:
+        libraries = Path(folder) / "lib"
+        libraries.mkdir()
+        for soname, content in base_libraries(locked, paths, source.machine).items():
+            (libraries / soname).write_bytes(content)
+        return dataclasses.replace(read_system(Path(folder), machine=source.machine), name=locked.image)
 
 
 def _gpu_code(site: Path, gpu: str | None) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Verifier:
             return
         with tempfile.TemporaryDirectory(prefix="envbuilder-verify-") as folder:
             try:
-                source = self._source(files, Path(folder), own_wheels)
+                source = replace(self._source(files, Path(folder), own_wheels), near=layout.root / "blobs/sha256")
             except EnvbuilderError as error:
                 yield Check(name="lock", status="fail", detail=f"{error.what}: {error.why}")
                 return

@@ -76,6 +76,7 @@ def _make(source: ImageSource, layout: Layout, console: Console) -> None:
 
 def _take(source: ImageSource, layout: Layout, reference: str, console: Console) -> bool:
     """Take images of the same lock from a registry; say so, and return False, where there are none."""
+    from envbuilder.build.image_inputs import images_that_can_be
     from envbuilder.build.papers import images_of, is_ours, keep_papers
     from envbuilder.images.fleet import take
 
@@ -87,6 +88,7 @@ def _take(source: ImageSource, layout: Layout, reference: str, console: Console)
             images_of(layout),
             settings=source.settings,
             state=_state(source),
+            names=images_that_can_be(source),
             ours=lambda files: is_ours(source, files),
         )
         step.detail = taken.detail

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from envbuilder.console import Console
     from envbuilder.locking.rootfs import ImageLock
     from envbuilder.locking.source import SourceLock
-    from envbuilder.targets.model import Release, Target
+    from envbuilder.store.rootfs_image import RootfsImage
+    from envbuilder.targets.model import Release, Rootfs, Target
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,13 +76,30 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if lock.images:
         for machine, packages in lock.images.packages.items():
             console.line(f"images {machine}: {len(packages)} Debian packages, {human_size(sum(it.size for it in packages))}")
+        for machine, rootfs in lock.images.rootfs.items():
+            size = human_size(sum(it.size for it in rootfs.layers))
+            console.line(f"images {machine}: {rootfs.image}, {len(rootfs.layers)} layers, {size}; {rootfs.digest}")
     return 0
 
 
 def _resolve_images(target: Target, console: Console) -> ImageLock | None:
-    from envbuilder.locking.rootfs import resolve_packages
+    from envbuilder.locking.rootfs import resolve_images
 
-    return resolve_packages(target.images, target.machines, console=console) if target.images else None
+    if target.images is None:
+        return None
+    return resolve_images(target.images, target.machines, console=console, rootfs=_resolve_rootfs)
+
+
+def _resolve_rootfs(rootfs: Rootfs, machine: str) -> RootfsImage:
+    from envbuilder.images.foundation import resolve
+    from envbuilder.images.registry import Reference, Registry
+    from envbuilder.store.cache import default_root
+    from envbuilder.store.rootfs_image import reference_of
+    from envbuilder.store.settings import read_settings
+
+    reference = Reference.parse(reference_of(rootfs.image, rootfs.digest))
+    registry = Registry(reference=reference, settings=read_settings(), state=default_root() / "uploads")
+    return resolve(rootfs.image, rootfs.digest, machine, registry)
 
 
 def _resolve_source(target: Target, release: Release, console: Console) -> SourceLock | None:

@@ -21,7 +21,7 @@ _WAYS = ("native", "family", "jit", "none")
 def describe(image: ImageName, wheels: Sequence[Wheel], inputs: Inputs) -> dict[str, Any]:
     """Return image.json: what an image holds and where each part of it comes from. No time, no path of the builder."""
     environment = inputs.environment_of(image)
-    above = image != "base"
+    above, rootfs = image != "base", inputs.rootfs
     return {
         "schema": SCHEMA,
         "name": f"{inputs.target}-{inputs.release}-{image}",
@@ -43,6 +43,7 @@ def describe(image: ImageName, wheels: Sequence[Wheel], inputs: Inputs) -> dict[
             {"name": it.locked.name, "version": it.locked.version, "path": it.locked.path, "sha256": it.locked.sha256}
             for it in inputs.packages_of(image)
         ],
+        "rootfs": {"image": rootfs.image, "digest": rootfs.digest, "layers": [it.digest for it in rootfs.layers]} if rootfs else None,
         **_proofs(environment.proofs, None if above else wheels),
     }
 
@@ -82,6 +83,7 @@ def labels(about: Mapping[str, Any]) -> dict[str, str]:
         "envbuilder.python": about["python"],
         **{f"envbuilder.version.{name}": versions[name] for name in about["asked"]},
         "envbuilder.sources": _sources(about),
+        **({"envbuilder.rootfs": f"{about['rootfs']['image']}@{about['rootfs']['digest']}"} if about["rootfs"] else {}),
         **({"envbuilder.abi": _abi(about["abi"])} if "abi" in about else {}),
         **({"envbuilder.gates": f"{len(about['gates'])} of {len(about['gates'])} hold"} if "gates" in about else {}),
         **(dict(_gpu_code(about["gpu_code"])) if "gpu_code" in about else {}),
@@ -90,7 +92,8 @@ def labels(about: Mapping[str, Any]) -> dict[str, str]:
 
 def _sources(about: Mapping[str, Any]) -> str:
     counts = Counter(row["source"] for row in about["distributions"])
-    parts = [f"{counts['published']} published wheels", f"{len(about['packages'])} Debian packages"]
+    rootfs = f"root filesystem {about['rootfs']['image']}" if about["rootfs"] else f"{len(about['packages'])} Debian packages"
+    parts = [f"{counts['published']} published wheels", rootfs]
     parts += [f"{counts['compiled']} compiled from source"] if counts["compiled"] else []
     parts += [f"{len(about['overlays'])} files of overlays"] if about["overlays"] else []
     return ", ".join(parts)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-import zstandard
-
+from envbuilder.images.layers import unpacked
 from envbuilder.images.tree import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from envbuilder.images.layers import Unpacked
     from envbuilder.images.oci import Image, Layout
 
 _BUFFER = 1 << 20
@@ -32,15 +32,15 @@ def write_docker_archive(layout: Layout, image: Image, tags: Iterable[str], goal
     with tarfile.open(fileobj=goal, mode="w|", bufsize=_BUFFER, copybufsize=_BUFFER) as archive:  # type: ignore[call-overload]
         for name, descriptor in dict(zip(names, image.layers, strict=True)).items():
             path = layout.blob(descriptor.digest)
-            with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as counted:
-                size = _length(counted)
-            with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as unpacked:
-                archive.addfile(_header(name, size), _Exactly(unpacked))
+            with path.open("rb") as packed:
+                size = _length(unpacked(packed, descriptor.media_type))
+            with path.open("rb") as packed:
+                archive.addfile(_header(name, size), _Exactly(unpacked(packed, descriptor.media_type)))
         for name, payload in ((config_name, layout.blob(config.digest).read_bytes()), ("manifest.json", json.dumps(listed).encode())):
             archive.addfile(_header(name, len(payload)), io.BytesIO(payload))
 
 
-def _length(reader: Any) -> int:  # noqa: ANN401 - zstandard's reader has no type that says so
+def _length(reader: Unpacked) -> int:
     size = 0
     while chunk := reader.read(_BUFFER):
         size += len(chunk)
@@ -50,7 +50,7 @@ def _length(reader: Any) -> int:  # noqa: ANN401 - zstandard's reader has no typ
 class _Exactly:
     """tarfile takes a short read for the end of a file; a decompressor may give less than was asked for."""
 
-    def __init__(self, source: Any) -> None:  # noqa: ANN401 - zstandard's reader has no type that says so
+    def __init__(self, source: Unpacked) -> None:
         self._source = source
 
     def read(self, size: int) -> bytes:

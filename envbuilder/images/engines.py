@@ -101,6 +101,12 @@ def build_with(engine: str, layout: Layout, image: Image, tag: str, *, scratch: 
     program = shutil.which(engine)
     if program is None:
         raise EngineError(f"{engine} is not installed", next=f"Install {engine}, or leave --engine out: envbuilder needs none.")
+    if rootfs := image.labels.get("envbuilder.rootfs"):
+        raise EngineError(
+            f"{engine} cannot build {image.name} from its files",
+            why=f"Its root filesystem is {rootfs}, whose layers may delete files of one another: only that image's own layers can.",
+            next=f"Leave --engine out, and write a Dockerfile FROM {rootfs} for what you want to put between.",
+        )
     if engine == "docker":
         DockerEngine.connect()
     with _context(layout, image, scratch) as folder:

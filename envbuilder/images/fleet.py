@@ -14,7 +14,7 @@ from envbuilder.images.registry import Reference, Registry
 from envbuilder.images.verify import own_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from envbuilder.images.oci import Layout
@@ -44,6 +44,7 @@ def take(
     *,
     settings: Settings,
     state: Path,
+    names: Sequence[str] = IMAGES,
     ours: Callable[[Mapping[str, bytes]], bool] = lambda _: True,
 ) -> Taken:
     """Bring a lock's images into a layout, and what is attached to them.
@@ -56,7 +57,7 @@ def take(
     registry = Registry(reference=parsed, settings=settings, state=state)
     found: list[tuple[str, Descriptor, dict[str, str]]] = []
     received = 0
-    for name, tag in tags_of(parsed, release, IMAGES).items():
+    for name, tag in tags_of(parsed, release, names).items():
         answer = registry.manifest(tag)
         if answer is None:
             return Taken(images=(), detail=f"no {tag} there")

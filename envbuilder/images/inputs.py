@@ -10,14 +10,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from envbuilder.images.foundation import Foundation
     from envbuilder.images.layers import Compression
     from envbuilder.images.parts import Part
     from envbuilder.images.rootfs import User
     from envbuilder.images.wheels import Wheel
     from envbuilder.store.debian import DebianPackage
+    from envbuilder.store.rootfs_image import RootfsImage
 
 ImageName: TypeAlias = Literal["base", "serve", "quantize", "dev"]
 IMAGES: tuple[ImageName, ...] = ("base", "serve", "quantize", "dev")
+
+
+def images_over(*, packages: bool) -> tuple[ImageName, ...]:
+    """Return the images that can be made over a root filesystem of Debian packages, or over somebody's image: `dev` has Debian's compiler."""
+    return tuple(name for name in IMAGES if packages or name != "dev")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,19 @@ class Inputs:
     packages: tuple[Package, ...]
     environments: Mapping[str, EnvironmentInputs]
     parts: Mapping[str, Part]  # by sha256
+    foundation: Foundation | None = None  # somebody's image, in place of packages
+
+    @property
+    def images(self) -> tuple[ImageName, ...]:
+        return images_over(packages=self.foundation is None)
+
+    @property
+    def rootfs(self) -> RootfsImage | None:
+        return self.foundation.locked if self.foundation else None
+
+    @property
+    def interpreter(self) -> str:
+        return self.foundation.python if self.foundation else f"/usr/bin/python{self.python}"
 
     @property
     def platform(self) -> str:

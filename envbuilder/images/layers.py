@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import zstandard
 
-from envbuilder.errors import ConfigurationError
+from envbuilder.errors import ConfigurationError, VerificationError
 from envbuilder.files import digest_of, storage_errors, write_json
 from envbuilder.images.tree import EPOCH, Kind
 
@@ -53,18 +54,6 @@ class Compression:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer to be: `inputs` (JSON) is all that its bytes depend on, `make` gives its tree, readable until the stack closes."""
-
-    name: str
-    inputs: Any
-    make: Callable[[ExitStack], Mapping[str, Entry]]
-
-    def key(self, compression: Compression) -> str:
-        return digest_of({"revision": REVISION, "epoch": EPOCH, "zstd": [compression.level, compression.library], "inputs": self.inputs})
-
-
-@dataclass(frozen=True, kw_only=True)
 class Blob:
     """A written layer: digests as `sha256:…`, of the compressed bytes and of the tar; `size` and `unpacked` in bytes."""
 
@@ -73,6 +62,23 @@ class Blob:
     diff_id: str
     unpacked: int
     files: int
+    media_type: str = MEDIA_TYPE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer to be: `inputs` (JSON) is all that its bytes depend on, `make` gives its tree, readable until the stack closes.
+
+    Or one that is there already and stays as it is (`ready`): its blob is in the store, and nothing is made.
+    """
+
+    name: str
+    inputs: Any
+    make: Callable[[ExitStack], Mapping[str, Entry]] = lambda _: {}
+    ready: Blob | None = None
+
+    def key(self, compression: Compression) -> str:
+        return digest_of({"revision": REVISION, "epoch": EPOCH, "zstd": [compression.level, compression.library], "inputs": self.inputs})
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ class LayerStore:
 
     def get(self, layer: Layer, compression: Compression) -> tuple[Blob, bool]:
         """Return a layer's blob, and whether it had to be made."""
+        if layer.ready:
+            return layer.ready, False
         key = layer.key(compression)
         if blob := self.find(key):
             return blob, False
@@ -121,6 +129,31 @@ class LayerStore:
         finally:
             temporary.unlink(missing_ok=True)
         return blob
+
+
+def unpacked(packed: IO[bytes], media_type: str, *, seen: Callable[[bytes], object] = lambda _: None) -> Unpacked:
+    """Return a layer's tar as it is read; `seen` gets its bytes on the way. Raises VerificationError: packed in a way that is not known."""
+    match media_type.rpartition("tar")[2].lstrip("+."):
+        case "zstd":
+            return Unpacked(zstandard.ZstdDecompressor().stream_reader(packed, read_size=_BUFFER, read_across_frames=True), seen)
+        case "gzip":
+            return Unpacked(gzip.GzipFile(fileobj=packed), seen)
+        case "":
+            return Unpacked(packed, seen)
+        case _:
+            raise VerificationError(f"a layer is of a kind that is not known: {media_type}")
+
+
+class Unpacked(io.RawIOBase):
+    """A stream that shows its bytes to somebody while they are read."""
+
+    def __init__(self, source: Any, seen: Callable[[bytes], object]) -> None:  # noqa: ANN401 - readers of three libraries
+        self._source, self._seen = source, seen
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._source.read(size)
+        self._seen(data)
+        return data
 
 
 class _Sink(io.RawIOBase):

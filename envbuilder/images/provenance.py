@@ -34,7 +34,9 @@ def statement(inputs: Inputs, subjects: Mapping[str, str]) -> dict[str, Any]:
     """Return the statement on `subjects` ({name: sha256 in hex}): what they were made from, by what, with which parameters."""
     wheels = {it.sha256: it for environment in inputs.environments.values() for it in environment.wheels}
     sources = [source for environment in inputs.environments.values() for it in environment.compiled.values() for source in it["sources"]]
+    rootfs = inputs.rootfs
     dependencies = [
+        *([{"name": f"oci:{rootfs.image}", "digest": {"sha256": rootfs.digest.removeprefix("sha256:")}}] if rootfs else []),
         *({"name": it["file"], "digest": {"sha256": it["sha256"]}} for it in sources),
         *(
             {"name": f"pkg:pypi/{it.name}@{it.version}", "digest": {"sha256": it.sha256}, "annotations": {"file": it.filename}}

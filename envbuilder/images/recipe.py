@@ -43,7 +43,7 @@ def layers_of(image: ImageName, inputs: Inputs) -> list[Layer]:
     """Return an image's layers, lowest first."""
     environment = inputs.environment_of(image)
     below, above = _wheels(image, inputs)
-    layers = [_root(inputs), *_wheel_layers(below, inputs, small="torch's own"), *_wheel_layers(above, inputs, last=environment.asked)]
+    layers = [*_bottom(inputs), *_wheel_layers(below, inputs, small="torch's own"), *_wheel_layers(above, inputs, last=environment.asked)]
     if image == "dev":
         layers += [_toolchain(inputs), *_cuda_home(environment, inputs)]
     if image != "base" and environment.overlays:
@@ -95,6 +95,16 @@ _LINUX = {
 
 
 # -- layers of packages ------------------------------------------------------------------------------------------
+
+
+def _bottom(inputs: Inputs) -> Iterator[Layer]:
+    if inputs.foundation is None:
+        yield _root(inputs)
+        return
+    blobs = inputs.foundation.blobs
+    for number, blob in enumerate(blobs):
+        yield Layer(name=f"rootfs {number + 1} of {len(blobs)}", inputs={"ready": blob.digest}, ready=blob)
+    yield _of_files("rootfs, settled", inputs.foundation.settling)
 
 
 def _root(inputs: Inputs) -> Layer:
@@ -178,9 +188,12 @@ def _own(image: ImageName, wheels: Sequence[Wheel], environment: EnvironmentInpu
 
 
 def _skeleton(inputs: Inputs) -> Iterator[Entry]:
-    """What makes the folder a virtual environment of Debian's Python (PEP 405)."""
-    yield file(f"{PREFIX}/pyvenv.cfg", f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {inputs.python}\n")
-    yield symlink(f"{PREFIX}/bin/python", f"/usr/bin/python{inputs.python}")
+    """What makes the folder a virtual environment of the root filesystem's Python (PEP 405)."""
+    yield file(
+        f"{PREFIX}/pyvenv.cfg",
+        f"home = {inputs.interpreter.rpartition('/')[0]}\ninclude-system-site-packages = false\nversion = {inputs.python}\n",
+    )
+    yield symlink(f"{PREFIX}/bin/python", inputs.interpreter)
     yield symlink(f"{PREFIX}/bin/python3", "python")
     yield symlink(f"{PREFIX}/bin/python{inputs.python}", "python")
     yield symlink(f"{PREFIX}/lib64", "lib")
@@ -190,7 +203,10 @@ def _skeleton(inputs: Inputs) -> Iterator[Entry]:
 def _about(image: ImageName, wheels: Sequence[Wheel], environment: EnvironmentInputs, inputs: Inputs) -> Iterator[Entry]:
     about = describe(image, wheels, inputs)
     yield file(f"{OWN}/image.json", json.dumps(about, indent=2) + "\n")
-    yield file(f"{OWN}/sbom.cdx.json", json.dumps(sbom(about["name"], wheels, inputs.packages_of(image), inputs.parts), indent=2) + "\n")
+    yield file(
+        f"{OWN}/sbom.cdx.json",
+        json.dumps(sbom(about["name"], wheels, inputs.packages_of(image), inputs.parts, inputs.rootfs), indent=2) + "\n",
+    )
     yield file(f"{OWN}/target.json", inputs.target_file)
     for name, content in inputs.lock_files.items():
         yield file(f"{OWN}/lock/{name}", content)

@@ -191,10 +191,12 @@ class Registry:
         return content
 
     def pull_blob(self, layout: Layout, blob: Descriptor) -> int:
-        """Bring a blob into a layout, proved by its digest; return the bytes that were received. Goes on after a break."""
+        """Bring a blob into a layout, unless it is there; return the bytes that were received."""
         goal = layout.blob(blob.digest)
-        if goal.exists() and goal.stat().st_size == blob.size:
-            return 0
+        return 0 if goal.exists() and goal.stat().st_size == blob.size else self.pull_to(goal, blob)
+
+    def pull_to(self, goal: Path, blob: Descriptor) -> int:
+        """Bring a blob to a path, proved by its digest; return the bytes that were received. Goes on after a break."""
         partial = goal.with_name(f".{goal.name}.partial")
         received = 0
         with storage_errors(goal):

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from envbuilder.images.inputs import Package
     from envbuilder.images.parts import Part
     from envbuilder.images.wheels import Wheel
+    from envbuilder.store.rootfs_image import RootfsImage
 
 
-def sbom(name: str, wheels: Iterable[Wheel], packages: Iterable[Package], parts: Mapping[str, Part]) -> dict[str, Any]:
-    """Return the document; `parts` says what is known of each component, by sha256."""
+def sbom(
+    name: str, wheels: Iterable[Wheel], packages: Iterable[Package], parts: Mapping[str, Part], rootfs: RootfsImage | None = None
+) -> dict[str, Any]:
+    """Return the document; `parts` says what is known of each component, by sha256. An image's own packages are its maker's to list."""
     components = [*(_wheel(it, parts[it.sha256]) for it in wheels), *(_package(it, parts[it.locked.sha256]) for it in packages)]
-    return _document(name, components)
+    return _document(name, components + ([_image(rootfs)] if rootfs else []))
 
 
 def merged(name: str, documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -53,6 +56,20 @@ def _package(package: Package, part: Part) -> dict[str, Any]:
     locked = package.locked
     purl = f"pkg:deb/debian/{quote(locked.name, safe='')}@{quote(locked.version, safe='')}?arch={locked.architecture}"
     return _component(locked.name, locked.version, purl, locked.sha256, part)
+
+
+def _image(rootfs: RootfsImage) -> dict[str, Any]:
+    value = rootfs.digest.removeprefix("sha256:")
+    purl = f"pkg:oci/{quote(rootfs.image.rpartition('/')[2], safe='')}@{quote(rootfs.digest, safe='')}"
+    return {
+        "type": "container",
+        "bom-ref": purl,
+        "name": rootfs.image,
+        "version": rootfs.digest,
+        "purl": purl,
+        "hashes": [{"alg": "SHA-256", "content": value}],
+        "licenses": [{"license": {"name": "see /usr/share/doc/*/copyright in the image"}}],
+    }
 
 
 def _component(name: str, version: str, purl: str, sha256: str, part: Part) -> dict[str, Any]:

@@ -7,7 +7,6 @@ every layer's tree is made anew and compared entry by entry; the first file that
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
 from contextlib import ExitStack
@@ -19,18 +18,18 @@ import zstandard
 
 from envbuilder.errors import VerificationError
 from envbuilder.images.about import labels
-from envbuilder.images.layers import tar_header
+from envbuilder.images.layers import MEDIA_TYPE, tar_header, unpacked
 from envbuilder.images.recipe import OWN, layers_of
 from envbuilder.images.tree import Entry, Kind
 from envbuilder.images.write import configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from envbuilder.images.inputs import ImageName, Inputs
-    from envbuilder.images.layers import Layer
-    from envbuilder.images.oci import Image, Layout
+    from envbuilder.images.layers import Blob, Layer
+    from envbuilder.images.oci import Descriptor, Image, Layout
 
 _BUFFER = 1 << 20
 _TOLD = ("envbuilder.sources", "envbuilder.abi", "envbuilder.gpu")
@@ -72,7 +71,7 @@ def own_files(layout: Layout, image: Image) -> dict[str, bytes]:
         if blob.size > 64 * _BUFFER:  # our own files are small, and they are in the topmost layer
             continue
         try:
-            with layout.blob(blob.digest).open("rb") as packed, _members(packed) as archive:
+            with layout.blob(blob.digest).open("rb") as packed, _members(packed, blob.media_type) as archive:
                 for member in archive:
                     if member.isfile() and member.name.startswith(f"{OWN}/"):
                         content = archive.extractfile(member)
@@ -100,7 +99,7 @@ def check_files(layout: Layout, image: Image, inputs: Inputs, name: ImageName, c
     for layer, descriptor, diff_id in zip(recipe, image.layers, image.config["rootfs"]["diff_ids"], strict=True):
         key = (layer.key(inputs.compression), descriptor.digest)
         if key not in compared:
-            compared[key] = _Comparison(layer, layout.blob(descriptor.digest)).run()
+            compared[key] = _as_it_was(layer.ready, descriptor) if layer.ready else _Comparison(layer, layout.blob(descriptor.digest)).run()
         found = compared[key]
         if fault := found.fault or ("" if found.diff_id == diff_id else f"layer {layer.name!r}: its tar has the digest {found.diff_id}"):
             return Check(name="files", status="fail", detail=fault)
@@ -108,6 +107,12 @@ def check_files(layout: Layout, image: Image, inputs: Inputs, name: ImageName, c
     if fault := _configuration_fault(image, inputs, name):
         return Check(name="files", status="fail", detail=fault)
     return Check(name="files", status="pass", detail=f"{count} paths in {len(recipe)} layers are those of the lock")
+
+
+def _as_it_was(ready: Blob, descriptor: Descriptor) -> Compared:
+    """Compare a layer of somebody's image: it must be the very blob. That it is what its digest says, `check_blobs` sees to."""
+    same = descriptor.digest == ready.digest
+    return Compared(fault="" if same else f"layer {descriptor.digest} is {ready.digest} in the lock", diff_id=ready.diff_id)
 
 
 def _configuration_fault(image: Image, inputs: Inputs, name: ImageName) -> str:
@@ -160,15 +165,18 @@ class _Comparison:
         at, entries = "", 0
         try:
             with ExitStack() as stack, self._blob.open("rb") as packed:
-                hashed = _Hashed(packed)
+                digest = hashlib.sha256()
+                stream = unpacked(packed, MEDIA_TYPE, seen=digest.update)
                 expected = self._layer.make(stack)
-                with tarfile.open(fileobj=hashed, mode="r|", bufsize=_BUFFER) as archive:
+                with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as archive:
                     for wanted, member in zip_longest(expected.values(), archive):
                         at = wanted.path if wanted else member.name
                         if fault := self._compare(wanted, member, archive, expected):
                             return Compared(fault=fault)
                         entries += 1
-                return Compared(fault="", entries=entries, diff_id=hashed.digest())
+                while stream.read(_BUFFER):
+                    pass
+                return Compared(fault="", entries=entries, diff_id=f"sha256:{digest.hexdigest()}")
         except (OSError, EOFError, tarfile.TarError, zstandard.ZstdError) as error:
             place = f"/{at}: layer {self._layer.name!r} cannot be read on from here" if at else f"layer {self._layer.name!r} cannot be read"
             return Compared(fault=f"{place} ({error})")
@@ -212,27 +220,5 @@ def _equal(one: IO[bytes], other: IO[bytes]) -> bool:
             return True
 
 
-def _members(packed: IO[bytes]) -> tarfile.TarFile:
-    return tarfile.open(fileobj=_Hashed(packed), mode="r|", bufsize=_BUFFER)
-
-
-class _Hashed(io.RawIOBase):
-    """A compressed layer, read unpacked and hashed on the way."""
-
-    def __init__(self, packed: IO[bytes]) -> None:
-        self._reader = zstandard.ZstdDecompressor().stream_reader(packed, read_size=_BUFFER)
-        self._hash = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._reader.read(size)
-        self._hash.update(data)
-        return data
-
-    def digest(self) -> str:
-        for _ in self._rest():
-            pass
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def _rest(self) -> Iterator[bytes]:
-        while chunk := self.read(_BUFFER):
-            yield chunk
+def _members(packed: IO[bytes], media_type: str) -> tarfile.TarFile:
+    return tarfile.open(fileobj=unpacked(packed, media_type), mode="r|", bufsize=_BUFFER)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from envbuilder.files import canonical_json
 from envbuilder.images.about import labels
-from envbuilder.images.inputs import IMAGES
-from envbuilder.images.layers import MEDIA_TYPE
 from envbuilder.images.oci import ARCHITECTURES, CONFIG_TYPE, MANIFEST_TYPE
 from envbuilder.images.recipe import OWN, contents, layers_of
 from envbuilder.images.wheels import PREFIX
@@ -46,11 +44,11 @@ class Written:
 
 
 def write_images(
-    inputs: Inputs, *, layers: LayerStore, layout: Layout, console: Console, images: Sequence[ImageName] = IMAGES
+    inputs: Inputs, *, layers: LayerStore, layout: Layout, console: Console, images: Sequence[ImageName] | None = None
 ) -> list[Written]:
     """Write images and name them in the layout's index. Layers that several images have are made once."""
     inputs.compression.check()
-    recipes = {image: layers_of(image, inputs) for image in images}
+    recipes = {image: layers_of(image, inputs) for image in images or inputs.images}
     blobs = _make({layer.key(inputs.compression): layer for recipe in recipes.values() for layer in recipe}, inputs, layers, console)
     written = [_write(image, recipe, inputs, blobs, layers=layers, layout=layout) for image, recipe in recipes.items()]
     platform = platform_of(inputs)
@@ -64,7 +62,7 @@ def platform_of(inputs: Inputs) -> dict[str, str]:
 
 def _make(wanted: Mapping[str, Layer], inputs: Inputs, layers: LayerStore, console: Console) -> dict[str, tuple[Blob, bool]]:
     """Make the layers that the store does not have, one per core: unpacking, hashing and compressing all leave the interpreter's lock."""
-    missing = [key for key in wanted if layers.find(key) is None]
+    missing = [key for key, layer in wanted.items() if layer.ready is None and layers.find(key) is None]
     with console.progress("layers", len(missing), unit="layers") as progress, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
 
         def make(key: str) -> tuple[str, tuple[Blob, bool]]:
@@ -85,7 +83,7 @@ def _write(
     image: ImageName, recipe: Sequence[Layer], inputs: Inputs, blobs: Mapping[str, tuple[Blob, bool]], *, layers: LayerStore, layout: Layout
 ) -> Written:
     chosen = [(layer.name, *blobs[layer.key(inputs.compression)]) for layer in recipe]
-    descriptors = [layout.add_file(MEDIA_TYPE, layers.path(blob.digest), blob.digest) for _, blob, _ in chosen]
+    descriptors = [layout.add_file(blob.media_type, layers.path(blob.digest), blob.digest) for _, blob, _ in chosen]
     config = layout.add_bytes(CONFIG_TYPE, canonical_json(configuration(image, inputs, [(name, blob) for name, blob, _ in chosen])))
     manifest = {
         "schemaVersion": 2,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from envbuilder.errors import LockError, ProgramError
 from envbuilder.files import digest_of
 from envbuilder.process import run
 from envbuilder.store.debian import DebianPackage, apt_sources, paragraphs
+from envbuilder.store.rootfs_image import RootfsImage, RootfsLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from envbuilder.console import Console
     from envbuilder.store.debian import PackageLayer
-    from envbuilder.targets.model import Images
+    from envbuilder.targets.model import Images, Rootfs
 
 DEBIAN_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _CHOSEN = re.compile(r"^Inst (\S+?)(?::\w+)? \((\S+) ", re.MULTILINE)
@@ -38,12 +39,15 @@ class ImageLock:
     level: int
     library: str
     packages: Mapping[str, tuple[DebianPackage, ...]]  # by machine: "x86_64", "aarch64"
+    rootfs: Mapping[str, RootfsImage] = field(default_factory=dict)  # in place of packages
 
 
 def image_intent(images: Images, machines: Sequence[str]) -> str:
     """Return the digest of what a target asks for in its images; who runs in them has no part in the lock."""
-    asked = {"suite": images.suite, "machines": sorted(machines), "compression": images.compression, "level": images.level}
-    return digest_of({**asked, "packages": sorted(images.packages), "dev-packages": sorted(images.dev_packages)})
+    asked: dict[str, Any] = {"machines": sorted(machines), "compression": images.compression, "level": images.level}
+    if images.rootfs:
+        return digest_of({**asked, "rootfs": images.rootfs.model_dump()})
+    return digest_of({**asked, "suite": images.suite, "packages": sorted(images.packages), "dev-packages": sorted(images.dev_packages)})
 
 
 # -- text --------------------------------------------------------------------------------------------------------
@@ -60,6 +64,13 @@ def image_text(lock: ImageLock) -> list[str]:
             for it in sorted(packages, key=lambda it: it.name)
         )
         lines += [f"[images.packages.{machine}]", *rows, ""]
+    for machine, rootfs in sorted(lock.rootfs.items()):
+        rows = (
+            f'  {{ digest = "{it.digest}", size = {it.size}, media_type = "{it.media_type}", diff_id = "{it.diff_id}" }},'
+            for it in rootfs.layers
+        )
+        head = [f"[images.rootfs.{machine}]", f"image = {json.dumps(rootfs.image)}", f'digest = "{rootfs.digest}"']
+        lines += [*head, "layers = [", *rows, "]", ""]
     return lines
 
 
@@ -72,7 +83,11 @@ def parse_image_lock(data: Mapping[str, Any]) -> ImageLock:
         library=data["library"],
         packages={
             machine: tuple(DebianPackage(name=name, **row) for name, row in sorted(rows.items()))
-            for machine, rows in data["packages"].items()
+            for machine, rows in data.get("packages", {}).items()
+        },
+        rootfs={
+            machine: RootfsImage(image=it["image"], digest=it["digest"], layers=tuple(RootfsLayer(**row) for row in it["layers"]))
+            for machine, it in data.get("rootfs", {}).items()
         },
     )
 
@@ -80,22 +95,27 @@ def parse_image_lock(data: Mapping[str, Any]) -> ImageLock:
 # -- resolving ---------------------------------------------------------------------------------------------------
 
 
-def resolve_packages(images: Images, machines: Sequence[str], *, console: Console) -> ImageLock:
-    """Ask apt for the packages of the images. Raises LockError: no apt, no source of that suite, or nothing fits."""
+def resolve_images(images: Images, machines: Sequence[str], *, console: Console, rootfs: Callable[[Rootfs, str], RootfsImage]) -> ImageLock:
+    """Ask apt for the packages of the images, or `rootfs` for the image that they stand on, for each machine.
+
+    Raises LockError: no apt, no source of that suite, or nothing fits; and what `rootfs` raises.
+    """
     import zstandard  # noqa: PLC0415 - a build that writes no image need not load it
 
+    asked = images.rootfs
     return ImageLock(
         intent=image_intent(images, machines),
         compression=images.compression,
         level=images.level,
         library=".".join(map(str, zstandard.ZSTD_VERSION)),
-        packages={machine: _resolve(images, machine, console) for machine in sorted(machines)},
+        packages={} if asked else {machine: _resolve(images, machine, console) for machine in sorted(machines)},
+        rootfs={machine: rootfs(asked, machine) for machine in sorted(machines)} if asked else {},
     )
 
 
 def _resolve(images: Images, machine: str, console: Console) -> tuple[DebianPackage, ...]:
     with tempfile.TemporaryDirectory(prefix="envbuilder-apt-") as folder, console.step(f"resolve rootfs {machine}") as step:
-        apt = _Apt(Path(folder), DEBIAN_ARCHITECTURES[machine], images.suite)
+        apt = _Apt(Path(folder), DEBIAN_ARCHITECTURES[machine], images.suite or "")
         apt.update()
         base = apt.choose(images.packages)
         every = apt.choose((*images.packages, *images.dev_packages))

@@ -261,21 +261,37 @@ class Release(_Model):
         yield "quantize", self.quantize
 
 
-class Images(_Model):
-    """The images of a target: the Debian packages of their root filesystem, and how layers are written.
+class Rootfs(_Model):
+    """A registry image to stand on: its path in a registry, without the registry's host, and the digest of its manifest or list."""
 
-    `suite` is Debian's name of the release, `python` the minor version of its Python; `packages` and `dev_packages`
-    are what apt is asked for (`?essential` is apt's pattern for what Debian itself calls essential).
+    image: Annotated[str, Field(pattern=r"^[a-z0-9]+([._/-]+[a-z0-9]+)*$")]
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Images(_Model):
+    """The images of a target: the Debian packages of their root filesystem, or an image in their place, and how layers are written.
+
+    `suite` is Debian's name of the release, `python` the minor version of the root filesystem's Python; `packages` and
+    `dev_packages` are what apt is asked for (`?essential` is apt's pattern for what Debian itself calls essential).
     """
 
-    suite: Annotated[str, Field(pattern=r"^[a-z]+$")]
+    rootfs: Rootfs | None = None
+    suite: Annotated[str, Field(pattern=r"^[a-z]+$")] | None = None
     python: Annotated[str, Field(pattern=r"^3\.\d+$")]
-    packages: Annotated[tuple[str, ...], Field(min_length=1)]
+    packages: tuple[str, ...] = ()
     dev_packages: tuple[str, ...] = ()
     compression: Literal["zstd"] = "zstd"
     level: Annotated[int, Field(ge=1, le=19)] = 3
     user: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "envbuilder"
     uid: Annotated[int, Field(ge=1000, le=59999)] = 1000
+
+    @model_validator(mode="after")
+    def _one_root_filesystem(self) -> Images:
+        if self.rootfs and (self.suite or self.packages or self.dev_packages):
+            raise ValueError("a `rootfs` image takes the place of `suite`, `packages` and `dev-packages`")
+        if not self.rootfs and not (self.suite and self.packages):
+            raise ValueError("images need a `suite` and `packages`, or a `rootfs` image")
+        return self
 
 
 class Target(_Model):
@@ -378,6 +394,7 @@ def _known_keys() -> list[str]:
         ArchitectureGate,
         AttentionBackendGate,
         Images,
+        Rootfs,
         Exclusion,
         ExpectedAbi,
         SharedPaths,
