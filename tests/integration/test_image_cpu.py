@@ -155,10 +155,12 @@ def test_nothing_is_setuid_and_no_setting_of_ours_is_left(docker: DockerEngine, 
 
 def test_what_is_compiled_at_run_time_is_compiled_in_dev(images_cpu: Layout, buildah: Path, tmp_path: Path) -> None:
     """Triton compiles a module of C for each kernel: a compiler, headers that fit Python, and a folder that the user may write to."""
-    (tmp_path / "compiled.c").write_text(EXTENSION)
+    source = tmp_path / "source"
+    source.mkdir()  # pytest's own folder is closed to the container's user
+    (source / "compiled.c").write_text(EXTENSION)
     container = buildah_container(images_cpu, "dev")
-    script = f"cd ~/.cache && {COMPILE} && python -c 'import compiled; print(compiled.answer())'; g++ --version | head -1; id -u"
-    answer, compiler, uid = _said("buildah", "run", "-v", f"{tmp_path}:/source:ro", container, "--", "sh", "-ec", script).splitlines()
+    script = f"cd ~/.cache\n{COMPILE}\npython -c 'import compiled; print(compiled.answer())'\ng++ --version | head -1\nid -u"
+    answer, compiler, uid = _said("buildah", "run", "-v", f"{source}:/source:ro", container, "--", "sh", "-ec", script).splitlines()
     assert (answer, uid) == ("42", "1000")
     assert compiler.startswith("g++ (Debian 12")
 
