@@ -19,7 +19,7 @@ from envbuilder.binaries.layout import Dynamic, MalformedElfError, checked_bound
 from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from envbuilder.binaries.layout import Segment
@@ -34,7 +34,6 @@ _MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
 _MAX_PATH = 1 << 12
 _FIRST_STRINGS = 1 << 14
-_CHUNK = 1024  # symbols whose names are made before the sum of their lengths is looked at
 
 _DT_PLTRELSZ, _DT_HASH, DT_STRTAB, DT_SYMTAB, _DT_RELA, _DT_RELASZ, DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
 _DT_SONAME, _DT_RPATH, _DT_JMPREL, _DT_RUNPATH = 14, 15, 23, 29
@@ -45,6 +44,7 @@ GLOBAL = 0xF0  # the binding, in st_info; 0 is STB_LOCAL
 STT_TLS = 6
 VISIBLE = frozenset({0, 3})  # STV_DEFAULT, STV_PROTECTED
 HIDDEN, INDEX = 0x8000, 0x7FFF
+_UNVERSIONED = (None, None)
 
 
 class Reference(NamedTuple):
@@ -92,7 +92,11 @@ class SymbolTable:
 
 def read_elf(source: ByteSource) -> ElfFile:
     """Read header, dynamic section and symbol versions. Raises MalformedElfError."""
-    tables = open_tables(source)
+    return elf_of(open_tables(source))
+
+
+def elf_of(tables: Tables) -> ElfFile:
+    """Read the dynamic section and the symbol versions. Raises MalformedElfError."""
     with checked_bounds():
         return ElfFile(
             machine=tables.machine,
@@ -107,22 +111,43 @@ def read_elf(source: ByteSource) -> ElfFile:
 
 def read_symbols(source: ByteSource) -> SymbolTable:
     """Read the dynamic symbol table. Raises MalformedElfError."""
-    tables = open_tables(source)
+    return symbols_of(open_tables(source))
+
+
+def symbols_of(tables: Tables) -> SymbolTable:
+    """Read the dynamic symbol table. Raises MalformedElfError."""
     with checked_bounds():
-        rows = _rows(tables)
         definitions = dict(version_definitions(tables))
-        return SymbolTable(
-            undefined=_undefined(tables, rows),
-            defined=_defined(tables, rows, definitions),
-            versioned=bool(definitions),
-        )
+        return SymbolTable(undefined=references_of(tables), defined=_defined(tables, definitions), versioned=bool(definitions))
 
 
 def read_references(source: ByteSource) -> tuple[Reference, ...]:
-    """Read the undefined symbols alone: all that matters of an extension that nobody links. Raises MalformedElfError."""
-    tables = open_tables(source)
+    """Read the undefined symbols alone. Raises MalformedElfError."""
+    return references_of(open_tables(source))
+
+
+def references_of(tables: Tables, *, weak: bool = True, but_to: Collection[str] = ()) -> tuple[Reference, ...]:
+    """Read the undefined symbols alone: all that matters of an extension that nobody links. Raises MalformedElfError.
+
+    `weak`: those that may stay undefined too; `but_to`: sonames whose versioned symbols are left out.
+    """
     with checked_bounds():
-        return _undefined(tables, _rows(tables))
+        raw = raw_symbols(tables)
+        # Symbols that a hash table lists stand last in their table: of a library's 50,000 only the first thousand are
+        # looked at, up to the last one in section 0, "undefined".
+        count = raw[6::24].rfind(0) + 1
+        places, sections = numbers(raw[: 24 * count], "I")[::6], numbers(raw[: 24 * count], "H")[3::12]
+        marks = version_marks(tables, len(raw) // 24)[:count]
+        needs = dict(_version_needs(tables)) if marks else {}
+        skipped = {index for index, need in needs.items() if need.library in but_to}
+        chosen = [
+            (place, info >> 4 == _STB_WEAK, mark & INDEX)
+            for place, info, section, mark in zip(places, raw[4 : 24 * count : 24], sections, marks or bytes(count), strict=True)
+            if not section and place and info & GLOBAL and (weak or info >> 4 != _STB_WEAK) and mark & INDEX not in skipped
+        ]
+        found = {index: (need.version, need.library) for index, need in needs.items()}
+        names = _names(tables, [place for place, _, _ in chosen])
+        return tuple(Reference(name, weak, *found.get(index, _UNVERSIONED)) for name, (_, weak, index) in zip(names, chosen, strict=True))
 
 
 def read_elf_path(path: Path | str) -> ElfFile:
@@ -131,16 +156,16 @@ def read_elf_path(path: Path | str) -> ElfFile:
         return read_elf(source)
 
 
-def read_symbols_path(path: Path | str) -> SymbolTable:
-    """Read a file's dynamic symbols. Raises MalformedElfError, OSError."""
-    with FileSource(path) as source:
-        return read_symbols(source)
-
-
 def read_references_path(path: Path | str) -> tuple[Reference, ...]:
     """Read a file's undefined symbols. Raises MalformedElfError, OSError."""
     with FileSource(path) as source:
         return read_references(source)
+
+
+def read_symbols_path(path: Path | str) -> SymbolTable:
+    """Read a file's dynamic symbols. Raises MalformedElfError, OSError."""
+    with FileSource(path) as source:
+        return read_symbols(source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,89 +220,73 @@ def _search_path(tables: Tables, tag: int) -> tuple[str, ...]:
     return tuple(part for part in tables.string(tables.dynamic.values[tag]).split(":") if part)
 
 
-class _Rows(NamedTuple):
-    """The symbol table by columns, which costs a third of a tuple for each symbol.
-
-    `names`: places in the string table; `words`: info | other << 8 | section << 16; `versions`: indices, or nothing.
-    """
-
-    names: list[int]
-    words: list[int]
-    values: list[int]
-    versions: Sequence[int]
-
-
-def _rows(tables: Tables) -> _Rows:
+def raw_symbols(tables: Tables) -> bytes:
+    """Return the symbol table as it is in the file. Elf64_Sym: u32 name, u8 info, u8 other, u16 section, u64 value, u64 size."""
     if DT_SYMTAB not in tables.dynamic.values:
-        return _Rows([], [], [], ())
+        return b""
     count = symbol_count(tables)
     if count > MAX_SYMBOLS:
         raise MalformedElfError(f"{count} symbols")
-    raw = tables.source.read(
-        tables.place(DT_SYMTAB), 24 * count
-    )  # Elf64_Sym: u32 name, u8 info, u8 other, u16 section, u64 value, u64 size
-    if sys.byteorder != "little":
-        raw = b"".join(struct.pack("=IIQQ", *row) for row in struct.iter_unpack("<IIQQ", raw))
-    halves, wholes = memoryview(raw).cast("I"), memoryview(raw).cast("Q")
-    versions: Sequence[int] = ()
-    if DT_VERSYM in tables.dynamic.values:
-        versions = struct.unpack(f"<{count}H", tables.source.read(tables.place(DT_VERSYM), 2 * count))
-    return _Rows(halves[0::6].tolist(), halves[1::6].tolist(), wholes[1::3].tolist(), versions)
+    return tables.source.read(tables.place(DT_SYMTAB), 24 * count)
 
 
-def _undefined(tables: Tables, rows: _Rows) -> tuple[Reference, ...]:
-    chosen = [number for number, word in enumerate(rows.words) if word <= 0xFFFF and word & GLOBAL and rows.names[number]]
-    names = _names(tables, [rows.names[number] for number in chosen])
-    weak = [rows.words[number] >> 4 & 15 == _STB_WEAK for number in chosen]
-    needs = {index: (need.version, need.library) for index, need in _version_needs(tables)} if rows.versions else {}
-    if not needs:
-        return tuple(map(Reference, names, weak))
-    unversioned = (None, None)
-    found = [needs.get(rows.versions[number] & INDEX, unversioned) for number in chosen]
-    return tuple(Reference(name, is_weak, *need) for name, is_weak, need in zip(names, weak, found, strict=True))
-
-
-def _defined(tables: Tables, rows: _Rows, definitions: dict[int, str]) -> frozenset[str]:
-    """Choose what glibc's lookup would accept (elf/dl-lookup.c, do_lookup_x and check_match)."""
-    chosen = [
-        number
-        for number, word in enumerate(rows.words)
-        if word > 0xFFFF
-        and word & GLOBAL
-        and word >> 8 & 3 in VISIBLE
-        and (rows.values[number] or word >> 16 == SHN_ABS or word & 15 == STT_TLS)
-        and rows.names[number]
-    ]
-    names = _names(tables, [rows.names[number] for number in chosen])
-    if not rows.versions:
-        return frozenset(names)
-    marks = [rows.versions[number] for number in chosen]
-    shown = [name for name, mark in zip(names, marks, strict=True) if not mark & HIDDEN]
-    if not definitions:
-        return frozenset(shown)
-    versions = {index: f"@{version}" for index, version in definitions.items()}
-    return frozenset((*shown, *(name + versions.get(mark & INDEX, "@") for name, mark in zip(names, marks, strict=True))))
-
-
-def _names(tables: Tables, offsets: Sequence[int]) -> list[str]:
-    """Return the names at these places of the string table. Decoded as Latin-1, which keeps every byte and costs a copy."""
+def raw_strings(tables: Tables) -> bytes:
+    """Return the string table as it is in the file."""
     size = tables.dynamic.values.get(DT_STRSZ, 0)
     if size > MAX_STRINGS:
         raise MalformedElfError(f"{size} bytes of symbol names")
-    if not offsets:
+    return tables.source.read(tables.place(DT_STRTAB), size) if DT_STRTAB in tables.dynamic.values else b""
+
+
+def version_marks(tables: Tables, count: int) -> Sequence[int]:
+    """Return each symbol's version index and its mark of being hidden; nothing where the file has no versions."""
+    if DT_VERSYM not in tables.dynamic.values:
+        return ()
+    return numbers(tables.source.read(tables.place(DT_VERSYM), 2 * count), "H")
+
+
+def numbers(raw: bytes, code: str) -> Sequence[int]:
+    """Return a table of little-endian numbers, in place where this machine is one itself."""
+    if sys.byteorder == "little":
+        return memoryview(raw).cast(code)  # type: ignore[call-overload, no-any-return]
+    return struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
+
+
+def _defined(tables: Tables, definitions: dict[int, str]) -> frozenset[str]:
+    """Choose what glibc's lookup would accept (elf/dl-lookup.c, do_lookup_x and check_match)."""
+    raw = raw_symbols(tables)
+    chosen = [
+        (number, place)
+        for number, (place, info, other, section, value) in enumerate(struct.iter_unpack("<IBBHQ8x", raw))
+        if section and info & GLOBAL and other & 3 in VISIBLE and (value or section == SHN_ABS or info & 15 == STT_TLS) and place
+    ]
+    names = _names(tables, [place for _, place in chosen])
+    versions = version_marks(tables, len(raw) // 24)
+    if not versions:
+        return frozenset(names)
+    marks = [versions[number] for number, _ in chosen]
+    shown = [name for name, mark in zip(names, marks, strict=True) if not mark & HIDDEN]
+    if not definitions:
+        return frozenset(shown)
+    suffixes = {index: f"@{version}" for index, version in definitions.items()}
+    return frozenset((*shown, *(name + suffixes.get(mark & INDEX, "@") for name, mark in zip(names, marks, strict=True))))
+
+
+def _names(tables: Tables, places: Sequence[int]) -> list[str]:
+    """Return the names at these places of the string table, decoded as Latin-1, which keeps every byte."""
+    if not places:
         return []
-    text = tables.source.read(tables.place(DT_STRTAB), size).decode("latin-1") if DT_STRTAB in tables.dynamic.values else ""
+    strings = raw_strings(tables)
     names: list[str] = []
     total = 0
-    try:
-        for start in range(0, len(offsets), _CHUNK):
-            piece = [text[at : text.index("\0", at, at + _MAX_NAME)] for at in offsets[start : start + _CHUNK]]
-            total += sum(map(len, piece))
-            if total > MAX_STRINGS:  # names that overlap: a table of one long string, and a million places to start
-                raise MalformedElfError("symbol names overlap without bound")
-            names += piece
-    except ValueError as error:
-        raise MalformedElfError(str(error)) from error
+    for place in places:
+        end = strings.find(b"\0", place, place + _MAX_NAME)
+        if end < 0:
+            raise MalformedElfError("a symbol's name without end")
+        total += end - place
+        if total > MAX_STRINGS:  # names that overlap: a table of one long string, and a million places to start
+            raise MalformedElfError("symbol names overlap without bound")
+        names.append(strings[place:end].decode("latin-1"))
     return names
 
 

@@ -12,22 +12,23 @@ import contextlib
 import functools
 import os
 from collections import Counter, deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf_path, read_references_path
+from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, elf_of, open_tables, references_of
 from envbuilder.binaries.layout import MalformedElfError
-from envbuilder.binaries.lookup import Provider, TableProvider, provider_of_path
+from envbuilder.binaries.lookup import Provider, TableProvider, provider_in
+from envbuilder.binaries.source import FileSource
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from envbuilder.binaries.elf import Tables
     from envbuilder.binaries.environment import TorchBuild
     from envbuilder.binaries.system import System
 
-_T = TypeVar("_T")
 _MAX_HELD = 192 << 20  # bytes of symbol tables kept of all files together; a whole vLLM environment has 60 million
 SYSTEM, DRIVER, ASSUMED = "system", "driver", "with torch's dependencies"
 # Loaded with the interpreter, before anything else: a copy under the same soname (torchvision ships one) never wins.
@@ -40,14 +41,16 @@ class Catalog:
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()  # names found so far, by library
         self._budget = _MAX_HELD
+        self._tables: dict[str, Tables] = {}
         self._elves: dict[str, ElfFile | MalformedElfError] = {}
         self._providers: dict[str, Provider] = {}
-        self._references: dict[str, tuple[Reference, ...]] = {}
+        self._given: dict[str, tuple[Reference, ...]] = {}  # references of files that are not here
+        self._references: dict[tuple[str, frozenset[str]], tuple[Reference, ...]] = {}
         self._folders: dict[str, frozenset[str]] = {}
 
     def put(self, path: str, elf: ElfFile, symbols: SymbolTable) -> None:
         """Make a file known that is not here."""
-        self._elves[path], self._references[path], self._providers[path] = elf, symbols.undefined, TableProvider(symbols)
+        self._elves[path], self._given[path], self._providers[path] = elf, symbols.undefined, TableProvider(symbols)
         folder, _, name = path.rpartition("/")
         self._folders[folder] = self._folders.get(folder, frozenset()) | {name}
 
@@ -56,7 +59,8 @@ class Catalog:
         known = self._elves.get(path)
         if known is None:
             try:
-                known = _readable(read_elf_path, path)
+                with self._opened(path) as tables:
+                    known = elf_of(tables)
             except MalformedElfError as error:
                 known = error
             self._elves[path] = known
@@ -67,18 +71,33 @@ class Catalog:
     def provider(self, path: str) -> Provider:
         """Return a library as something in which names are looked up. Raises MalformedElfError."""
         if path not in self._providers:
-            provider = _readable(provider_of_path, path)
+            with self._opened(path) as tables:
+                provider = provider_in(tables)
             self._hold(path, provider.weight)
             self._providers[path] = provider
         return self._providers[path]
 
-    def references(self, path: str) -> tuple[Reference, ...]:
-        """Return the undefined symbols of a file. Raises MalformedElfError."""
-        if path not in self._references:
-            references = _readable(read_references_path, path)
+    def references(self, path: str, *, but_to: frozenset[str]) -> tuple[Reference, ...]:
+        """Return what a file cannot do without, but for versioned symbols of some sonames. Raises MalformedElfError."""
+        if path in self._given:
+            return tuple(it for it in self._given[path] if not it.weak and it.library not in but_to)
+        if (path, but_to) not in self._references:
+            with self._opened(path) as tables:
+                references = references_of(tables, weak=False, but_to=but_to)
             self._hold(path, sum(len(reference.name) for reference in references))
-            self._references[path] = references
-        return self._references[path]
+            self._references[path, but_to] = references
+        return self._references[path, but_to]
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[Tables]:
+        """Open a file, whose outer structure is read the first time only; one that cannot be opened is as good as malformed."""
+        try:
+            with FileSource(path) as source:
+                known = self._tables.get(path)
+                tables = self._tables[path] = replace(known, source=source) if known else open_tables(source)
+                yield tables
+        except OSError as error:
+            raise MalformedElfError(error.strerror or str(error), is_elf=False) from error
 
     def _hold(self, path: str, amount: int) -> None:
         """Keep the sum within bounds: each file's tables are, but an environment may hold many hostile files."""
@@ -219,19 +238,16 @@ class Loader:
                 provides = self._catalog.elf(path).provides
                 return not provides or version in provides  # without any version the loader only warns
 
-    def _missing(self, path: str, scope: Iterable[str], closure: Closure) -> list[Reference]:
-        plain: dict[str, Reference] = {}
-        versioned: list[Reference] = []
-        by_version = self._judged_by_version(closure)
-        for reference in self._catalog.references(path):
-            if reference.weak or reference.library in by_version or python_symbol(reference.name):
-                continue
-            if reference.version is None:
-                plain[reference.name] = reference
-            else:
-                versioned.append(reference)
-        rest = {name for name in plain if not self._brought(plain[name], closure)}
-        versioned = [reference for reference in versioned if not self._brought(reference, closure)]
+    def _missing(self, path: str, scope: Collection[str], closure: Closure) -> list[Reference]:
+        references = [
+            it
+            for it in self._catalog.references(path, but_to=self._judged_by_version(closure))
+            if not python_symbol(it.name) and not self._brought(it, closure)
+        ]
+        rest = {it.name for it in references if it.version is None}
+        # A version was found in a certain library when the file was linked: that one is asked first.
+        at = {dependency.soname: dependency.found for dependency in closure.dependencies if dependency.found in scope}
+        versioned = [it for it in references if it.version is not None and not self._defined_at(at.get(it.library or ""), it)]
         # The libraries that answered most so far come first: most names are found there, and many need not be opened.
         for member in sorted(scope, key=self._catalog.answers.__getitem__, reverse=True):
             if member == path:
@@ -243,7 +259,10 @@ class Loader:
             rest = provider.without(rest)
             self._catalog.answers[member] += before - len(rest)
             versioned = [reference for reference in versioned if not provider.satisfies(reference)]
-        return [*(plain[name] for name in sorted(rest)), *versioned]
+        return [*(Reference(name, weak=False) for name in sorted(rest)), *versioned]
+
+    def _defined_at(self, path: str | None, reference: Reference) -> bool:
+        return path is not None and self._catalog.provider(path).satisfies(reference)
 
     def _judged_by_version(self, closure: Closure) -> frozenset[str]:
         """The base libraries: a versioned reference to one of them is judged by the version, not by its name."""
@@ -314,14 +333,6 @@ def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, 
         ),
         assumed=torch.assumed | missing if torch and torch.bare else frozenset(),
     )
-
-
-def _readable(read: Callable[[str], _T], path: str) -> _T:
-    """Read a file; one that cannot be opened is as good as malformed. Raises MalformedElfError."""
-    try:
-        return read(path)
-    except OSError as error:
-        raise MalformedElfError(error.strerror or str(error), is_elf=False) from error
 
 
 def _expand(paths: Iterable[str], origin: str) -> tuple[str, ...]:

@@ -8,35 +8,34 @@ elf/dl-lookup.c; binutils, bfd/elflink.c).
 from __future__ import annotations
 
 import struct
-import sys
 from typing import TYPE_CHECKING, Protocol
 
 from envbuilder.binaries.elf import (
     DT_GNU_HASH,
-    DT_STRSZ,
     DT_STRTAB,
     DT_SYMTAB,
-    DT_VERSYM,
     GLOBAL,
     HIDDEN,
     INDEX,
-    MAX_STRINGS,
     MAX_SYMBOLS,
     SHN_ABS,
     STT_TLS,
     VISIBLE,
     Reference,
     SymbolTable,
+    numbers,
     open_tables,
-    read_symbols,
-    symbol_count,
+    raw_strings,
+    raw_symbols,
+    symbols_of,
     version_definitions,
+    version_marks,
 )
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds
 from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
     from pathlib import Path
 
     from envbuilder.binaries.elf import Tables
@@ -84,25 +83,15 @@ class HashProvider:
     def __init__(self, tables: Tables) -> None:
         start = tables.place(DT_GNU_HASH)
         buckets, self._first, words, self._shift = struct.unpack("<IIII", tables.source.read(start, 16))
-        count = symbol_count(tables)
-        size = tables.dynamic.values.get(DT_STRSZ, 0)
-        if (
-            not 0 < buckets <= MAX_SYMBOLS
-            or words & (words - 1)
-            or not 0 < words <= MAX_SYMBOLS
-            or count > MAX_SYMBOLS
-            or size > MAX_STRINGS
-        ):
+        self._symbols, self._strings = raw_symbols(tables), raw_strings(tables)
+        count = len(self._symbols) // 24
+        if not 0 < buckets <= MAX_SYMBOLS or words & (words - 1) or not 0 < words <= MAX_SYMBOLS:
             raise MalformedElfError(f"a hash table of {buckets} buckets and {words} words for {count} symbols")
-        chains_at = start + 16 + 8 * words + 4 * buckets
-        self._filter = _numbers(tables.source.read(start + 16, 8 * words), "Q")
-        self._buckets = _numbers(tables.source.read(start + 16 + 8 * words, 4 * buckets), "I")
-        self._chains = _numbers(tables.source.read(chains_at, 4 * max(0, count - self._first)), "I")
-        self._symbols = tables.source.read(tables.place(DT_SYMTAB), 24 * count)
-        self._strings = tables.source.read(tables.place(DT_STRTAB), size)
-        self._marks: Sequence[int] = ()
-        if DT_VERSYM in tables.dynamic.values:
-            self._marks = _numbers(tables.source.read(tables.place(DT_VERSYM), 2 * count), "H")
+        buckets_at = start + 16 + 8 * words
+        self._filter = numbers(tables.source.read(start + 16, 8 * words), "Q")
+        self._buckets = numbers(tables.source.read(buckets_at, 4 * buckets), "I")
+        self._chains = numbers(tables.source.read(buckets_at + 4 * buckets, 4 * max(0, count - self._first)), "I")
+        self._marks = version_marks(tables, count)
         self._versions = dict(version_definitions(tables))
 
     @property
@@ -110,16 +99,20 @@ class HashProvider:
         return len(self._strings) + 2 * len(self._symbols)
 
     def without(self, names: Collection[str]) -> set[str]:
-        return {name for name in names if not self._has(name, None)}
+        bloom, mask, shift = self._filter, len(self._filter) - 1, self._shift
+        rest: set[str] = set()
+        for name in names:
+            value = HASHES[name]
+            word = bloom[value >> 6 & mask]
+            if not word >> (value & 63) & word >> (value >> shift & 63) & 1 or not self._found(name, value, None):
+                rest.add(name)
+        return rest
 
     def satisfies(self, reference: Reference) -> bool:
-        return self._has(reference.name, reference.version if self._versions else None)
+        return self._found(reference.name, HASHES[reference.name], reference.version if self._versions else None)
 
-    def _has(self, name: str, version: str | None) -> bool:
-        value = gnu_hash(name)
-        word = self._filter[value >> 6 & len(self._filter) - 1]
-        if not word >> (value & 63) & word >> (value >> self._shift & 63) & 1:
-            return False
+    def _found(self, name: str, value: int, version: str | None) -> bool:
+        """Follow the chain of a hash value."""
         number = self._buckets[value % len(self._buckets)]
         if number < self._first:
             return False
@@ -149,9 +142,13 @@ class HashProvider:
 
 def provider_of(source: ByteSource) -> Provider:
     """Return what a file's symbols are looked up in. Raises MalformedElfError."""
-    tables = open_tables(source)
-    if DT_GNU_HASH not in tables.dynamic.values or DT_SYMTAB not in tables.dynamic.values or DT_STRTAB not in tables.dynamic.values:
-        return TableProvider(read_symbols(source))
+    return provider_in(open_tables(source))
+
+
+def provider_in(tables: Tables) -> Provider:
+    """Return what a file's symbols are looked up in. Raises MalformedElfError."""
+    if not tables.dynamic.values.keys() >= {DT_GNU_HASH, DT_SYMTAB, DT_STRTAB}:
+        return TableProvider(symbols_of(tables))
     with checked_bounds():
         return HashProvider(tables)
 
@@ -163,23 +160,22 @@ def provider_of_path(path: Path | str) -> Provider:
 
 
 def gnu_hash(name: str) -> int:
-    """Return Bernstein's hash, as DT_GNU_HASH uses it; each name's once."""
-    value = _HASHES.get(name)
-    if value is None:
-        value = 5381
-        for byte in name.encode("latin-1"):
-            value = value * 33 + byte & 0xFFFFFFFF
-        if len(_HASHES) < _MOST_HASHES:
-            _HASHES[name] = value
+    """Return Bernstein's hash, as DT_GNU_HASH uses it."""
+    value = 5381
+    for byte in name.encode("latin-1"):
+        value = value * 33 + byte & 0xFFFFFFFF
     return value
 
 
-_HASHES: dict[str, int] = {}
+class _Hashes(dict[str, int]):
+    """Each name's hash, made once: an extension's names are looked for in a dozen libraries."""
+
+    def __missing__(self, name: str) -> int:
+        value = gnu_hash(name)
+        if len(self) < _MOST_HASHES:
+            self[name] = value
+        return value
+
+
 _MOST_HASHES = 200_000
-
-
-def _numbers(raw: bytes, code: str) -> Sequence[int]:
-    """Return a table of little-endian numbers, in place where this machine is one itself."""
-    if sys.byteorder == "little":
-        return memoryview(raw).cast(code)  # type: ignore[call-overload, no-any-return]
-    return struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
+HASHES = _Hashes()

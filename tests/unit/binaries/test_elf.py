@@ -12,9 +12,19 @@ from elf_forge import Forge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, read_elf, read_elf_path, read_symbols, read_symbols_path
+from envbuilder.binaries.elf import (
+    ElfFile,
+    Reference,
+    SymbolTable,
+    open_tables,
+    read_elf,
+    read_elf_path,
+    read_symbols,
+    read_symbols_path,
+    references_of,
+)
 from envbuilder.binaries.layout import MalformedElfError, read_header, read_sections
-from envbuilder.binaries.source import MemorySource
+from envbuilder.binaries.source import FileSource, MemorySource
 
 
 def test_dynamic_section_is_read_whole(forge: Forge) -> None:
@@ -59,6 +69,32 @@ def test_hidden_symbols_satisfy_nobody(forge: Forge) -> None:
     for at in symbols:
         data[at + 5] = 2  # STV_HIDDEN
     assert read_symbols(MemorySource(bytes(data))).defined == frozenset()
+
+
+def test_an_undefined_symbol_is_seen_wherever_it_stands(forge: Forge) -> None:
+    """Linkers put the undefined ones first, and only so far is the table looked at: one at the end must move that end."""
+    data = bytearray(forge.so("x.so", defines=["alpha", "beta"], uses=["first"]).read_bytes())
+    last = _dynsym(data)[-1]
+    assert data[last + 6 : last + 8] != bytes(2)
+    data[last + 6 : last + 8] = (256).to_bytes(2, "little")  # a section whose low byte is 0 is one all the same
+    assert {it.name for it in read_symbols(MemorySource(bytes(data))).undefined} == {"first"}
+    data[last + 6 : last + 8] = bytes(2)
+    assert len(read_symbols(MemorySource(bytes(data))).undefined) == 2
+
+
+def test_what_may_stay_undefined_or_is_judged_otherwise_can_be_left_out(forge: Forge, tmp_path: Path) -> None:
+    """Half of an extension's references are glibc's, and judged by their version: no object is made of those."""
+    script = tmp_path / "v.map"
+    script.write_text("V_1 { global: one; };")
+    forge.so("libv.so.1", soname="libv.so.1", defines=["one"], flags=[f"-Wl,--version-script={script}"])
+    with FileSource(forge.so("x.so", uses=["one", "plain"], weak=["maybe"], needs=["libv.so.1"])) as source:
+        tables = open_tables(source)
+        assert {it.name for it in references_of(tables)} == {"one", "plain", "maybe"}
+        assert references_of(tables, weak=False) == (
+            Reference("one", weak=False, version="V_1", library="libv.so.1"),
+            Reference("plain", weak=False),
+        )
+        assert {it.name for it in references_of(tables, but_to={"libv.so.1"})} == {"plain", "maybe"}
 
 
 def _dynsym(data: bytearray) -> list[int]:
