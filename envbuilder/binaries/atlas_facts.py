@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.elf import ElfFile, read_elf, read_symbols
-from envbuilder.binaries.environment import python_tag, read_torch_version
+from envbuilder.binaries.environment import python_tag
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds, read_header, read_segments
 from envbuilder.binaries.source import FileSource, NotKeptError, StreamedSource
 from envbuilder.binaries.symbols import owned_by_runtime
 from envbuilder.binaries.system import BASE_SONAMES, driver_symbol, named_by_system, python_symbol
+from envbuilder.torch_version import parse_torch_version
 
 if TYPE_CHECKING:
     import zipfile
@@ -83,15 +84,15 @@ def read_torch_wheel(archive: zipfile.ZipFile, *, filename: str, sha256: str, ve
             continue
         files[name] = _read(archive, by_name[name], _definitions)
         pending += [needed for needed in files[name].needed if needed in by_name]
-    build, cuda = read_torch_version(archive.read("torch/version.py")[:_CHUNK].decode("utf-8", "replace"))
+    build = parse_torch_version(archive.read("torch/version.py")[:_CHUNK].decode("utf-8", "replace"))
     return WheelFacts(
         filename=filename,
         sha256=sha256,
         project="torch",
         version=version,
         machine=machine,
-        build=build,
-        cuda=cuda,
+        build=build.version if build else None,
+        cuda=build.cuda if build else None,
         files=tuple(files.values()),
     )
 

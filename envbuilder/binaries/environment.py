@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envbuilder import reading
 from envbuilder.binaries.verdicts import TorchInfo
 from envbuilder.errors import ConfigurationError
+from envbuilder.torch_version import parse_torch_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
 _TAGGED = re.compile(r"\.(?:cpython-(?P<cpython>\d+t?)[^.]*|(?P<stable>abi3t?)|(?P<other>pypy\d+|graalpy\w*)[^.]*)\.so$")
-_VERSION = re.compile(r"^__version__\s*=\s*['\"]([^'\"\n]+)['\"]", re.MULTILINE)
-_CUDA = re.compile(r"^cuda\b[^=\n]*=\s*(?:None|['\"]([^'\"\n]+)['\"])", re.MULTILINE)
 _MAX_VERSION_FILE = 1 << 16
 # What torch/__init__.py loads by full path after its global dependencies (_preload_cuda_deps), in its order, as far as
 # it finds them: vLLM's spinloop and DeepGEMM find libnvrtc that way and no other.
@@ -152,16 +152,7 @@ def _preloaded(cuda_folders: Iterable[str]) -> Iterator[str]:
 
 
 def _info(lib: Path) -> TorchInfo:
-    try:
-        with (lib.parent / "version.py").open("rb") as file:
-            text = file.read(_MAX_VERSION_FILE).decode("utf-8", "replace")
-    except OSError:
+    build = parse_torch_version(reading.text(lib.parent / "version.py", limit=_MAX_VERSION_FILE))
+    if build is None:
         return TorchInfo(version=None, cuda="unknown" if (lib / "libtorch_cuda.so").is_file() else None, source=str(lib))
-    version, cuda = read_torch_version(text)
-    return TorchInfo(version=version, cuda=cuda, source=str(lib.parent))
-
-
-def read_torch_version(text: str) -> tuple[str | None, str | None]:
-    """Return version and CUDA version from the text of torch/version.py, which alone tells the build: ("2.10.0+cpu", None)."""
-    version, cuda = _VERSION.search(text), _CUDA.search(text)
-    return version[1] if version else None, cuda[1] if cuda else None
+    return TorchInfo(version=build.version, cuda=build.cuda, source=str(lib.parent))

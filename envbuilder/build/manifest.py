@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from envbuilder.build.plan import Plan
-    from envbuilder.facts.site_packages import TorchBuild
     from envbuilder.targets.model import EnvironmentName
+    from envbuilder.torch_version import TorchBuild
 
 SCHEMA = "envbuilder/manifest/1"
 

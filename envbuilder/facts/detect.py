@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from envbuilder.facts import reading
+from envbuilder import reading
 
 _NVIDIA = "0x10de"
 _GB10 = "0x2e12"

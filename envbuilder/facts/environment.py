@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.facts import reading
-from envbuilder.facts.distributions import normalized, read_distributions
+from envbuilder import reading
 from envbuilder.facts.model import CachedLibrary, Environment, Interpreter, Lock, Torch
+from envbuilder.facts.site_packages import normalized, read_distributions, torch_build
 from envbuilder.facts.toolchain import cuda_release_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def read_environment(world: World, path: Path) -> Environment:
         return Environment(path=str(path), kind="venv" if config else "none", valid=False, reason=reason, interpreter=interpreter)
     first = sites[0]
     version = re.sub(r"^python", "", first.parent.name)
+    found = [read_distributions(site) for site in sites]
     torch = _torch(first)
     triton = first / "triton/backends/nvidia/bin"
     system_site = config.get("include-system-site-packages", "").lower() == "true"
@@ -48,7 +49,8 @@ def read_environment(world: World, path: Path) -> Environment:
         shadowed=_shadowed(world, version, system_site=system_site),
         moved_from=_moved_from(place, world, path),
         leftovers=tuple(entry.name for site in sites for entry in sorted(site.glob("~*")))[:20],
-        distributions=tuple(dist for site in sites for dist in read_distributions(site)),
+        distributions=tuple(one for dists, _ in found for one in dists),
+        owned_twice=tuple(one for _, shared in found for one in shared),
         torch=torch,
         torchvision_cuda=_torchvision_cuda(first),
         # 30 MB each to look through, which a CPU build never runs.
@@ -135,16 +137,15 @@ def _moved_from(place: Path, world: World, path: Path) -> str:
 
 
 def _torch(site: Path) -> Torch | None:
-    """Read torch/version.py as text: the wheel's file name does not say whether it is the CUDA build."""
-    text = reading.text(site / "torch/version.py")
-    if not text:
+    """Return torch's build as it says itself, and what lies beside it."""
+    build = torch_build(site)
+    if build is None:
         return None
-    values = {match[1]: match[2] for match in re.finditer(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*['\"]([^'\"]*)['\"]", text, re.MULTILINE)}
     cmake = reading.text(site / "torch/share/cmake/Caffe2/Modules_CUDA_fix/upstream/FindCUDA/select_compute_arch.cmake")
     return Torch(
-        version=values.get("__version__", ""),
-        cuda=values.get("cuda", ""),
-        hip=values.get("hip", ""),
+        version=build.version,
+        cuda=build.cuda or "",
+        hip=build.hip or "",
         cuda_library=(site / "torch/lib/libtorch_cuda.so").exists(),
         arch_rewrite="2.1(2.0)" in cmake,
     )

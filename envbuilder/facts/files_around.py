@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.facts import reading
-from envbuilder.facts.distributions import normalized
+from envbuilder import reading
 from envbuilder.facts.model import Checkpoint, Project
+from envbuilder.facts.site_packages import normalized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.facts import reading
+from envbuilder import reading
 from envbuilder.facts.model import Cpu, DgxRelease, Host, Memory, Network, PciDevice, Place, Process
 
 if TYPE_CHECKING:

@@ -283,6 +283,14 @@ class Distribution:
 
 
 @value
+class SharedFile:
+    """A library that several distributions ("name version") brought, each another: the one installed last is there."""
+
+    path: str
+    owners: tuple[str, ...]
+
+
+@value
 class Torch:
     """torch/version.py, and what lies beside it."""
 
@@ -352,7 +360,7 @@ class Environment:
     model_types: tuple[str, ...] = ()
     jit_cache: tuple[CachedLibrary, ...] = ()
     lock: Lock | None = None
-    owned_twice: int = 0
+    owned_twice: tuple[SharedFile, ...] = ()
 
 
 @value

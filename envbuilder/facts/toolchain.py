@@ -10,7 +10,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.facts import reading, redact
+from envbuilder import reading
+from envbuilder.facts import redact
 from envbuilder.facts.model import Compilers, Containers, Toolkit
 
 if TYPE_CHECKING:

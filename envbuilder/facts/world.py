@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.facts import reading
+from envbuilder import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

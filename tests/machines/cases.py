@@ -13,6 +13,7 @@ from envbuilder.facts.model import (
     GpuProcess,
     Place,
     Process,
+    SharedFile,
     Snapshot,
     Toolkit,
 )
@@ -71,6 +72,10 @@ def model(**fields: object) -> tuple[Checkpoint, ...]:
 
 def env_with(s: Snapshot, name: str, version: str, *requires: str, **more: object) -> Snapshot:
     return with_dists(s, dist(name, version, *requires, **more))
+
+
+def shared(path: str, *owners: str) -> SharedFile:
+    return SharedFile(path=path, owners=owners)
 
 
 def toolkit(path: str, release: str, *ways: str, nvcc: bool = True) -> Toolkit:
@@ -207,6 +212,10 @@ SPEAKS: dict[str, tuple[str, Snapshot]] = {
     "EB-ENV-018": ("fail", env_with(change(SPARK, host__libc="glibc 2.31"), "vllm", "0.13.0", tags=("cp38-abi3-manylinux_2_35_aarch64",))),
     "EB-ENV-019": ("fail", env_with(SPARK, "vllm", "0.23.0", tags=("cp38-abi3-manylinux_2_28_x86_64",))),
     "EB-ENV-020": ("info", variables(SPARK, CONDA_PREFIX="/opt/conda")),
+    "EB-ENV-021": (
+        "warn",
+        change(SPARK, environment__owned_twice=(shared("triton/_C/libtriton.so", "pytorch-triton 3.6.0", "triton 3.6.0"),)),
+    ),
     "EB-PKG-001": ("fail", with_dists(SPARK, dist("nvidia-cudnn-cu12", "9.10.2"), dist("nvidia-cudnn-cu13", "9.19.0"))),
     "EB-PKG-002": ("warn", env_with(SPARK, "nixl-cu12", "0.8.0")),
     "EB-PKG-003": ("warn", env_with(SPARK, "cupy-cuda12x", "13.6.0")),

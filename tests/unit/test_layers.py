@@ -15,7 +15,7 @@ PACKAGE = ROOT / "envbuilder"
 # Lowest first. A module may import from rooms that stand lower, and from its own.
 FLOORS = (
     ("errors", "values"),
-    ("files",),
+    ("files", "reading", "torch_version"),
     ("process", "console", "layout"),
     ("uv",),
     ("facts", "binaries", "targets"),

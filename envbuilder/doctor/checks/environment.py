@@ -359,3 +359,26 @@ def conda_beside(s: Snapshot) -> Verdict:
     if prefix and _env(s).kind == "venv":
         return info(("CONDA_PREFIX", prefix), ("environment", _env(s).path), note="conda's libraries may be found before the system's.")
     return ok(("CONDA_PREFIX", prefix or "not set"), *(dist_seen(entry) for entry in _env(s).distributions[:0]))
+
+
+# Whose libraries overlap by their makers' own design, or without harm while both are there.
+_SHARE_IN_PEACE = ("nvidia-cutlass-dsl-libs-", "opencv-")
+
+
+@check(
+    "EB-ENV-021",
+    "library-owned-twice",
+    Severity.WRONG_RESULT,
+    needs=_NEEDED,
+    after=("EB-PKG-001", "EB-PKG-004", "EB-PKG-007", "EB-PKG-008"),
+)
+def owned_twice(s: Snapshot) -> Verdict:
+    shared = _env(s).owned_twice
+    if not shared:
+        return ok("every library has one owner")
+    harmful = [one for one in shared if not any(all(owner.startswith(kind) for owner in one.owners) for kind in _SHARE_IN_PEACE)]
+    seen = [(one.path, " and ".join(one.owners)) for one in harmful or shared]
+    if not harmful:
+        return info(*seen[:2], note="That is so by design: the one that was installed last is there.")
+    more = f"{len(seen)} libraries in all." if len(seen) > 3 else ""
+    return warn(*seen[:3], expected="one owner for each library", note=more)

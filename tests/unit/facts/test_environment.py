@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated import HOME, spark
 
-from envbuilder.facts.distributions import read_distributions
 from envbuilder.facts.environment import read_environment
 from envbuilder.facts.files_around import read_checkpoints, read_project, why_not_whole
+from envbuilder.facts.site_packages import read_distributions
 from envbuilder.facts.snapshot import find_environment
 from envbuilder.facts.toolchain import cuda_release_of
 from envbuilder.facts.world import World
@@ -58,7 +58,7 @@ def test_a_requirement_in_the_readme_is_none(tmp_path: Path) -> None:
     (folder / "METADATA").write_text(
         "Name: a\nVersion: 1\nRequires-Dist: b>=2\nRequires-Dist: c; extra == 'x'\n\nRequires-Dist: torch==0\n"
     )
-    assert [entry.requires for entry in read_distributions(site)] == [("b>=2",)]
+    assert [entry.requires for entry in read_distributions(site)[0]] == [("b>=2",)]
 
 
 def test_a_library_cut_short_or_gone_is_seen(tmp_path: Path) -> None:
@@ -71,9 +71,28 @@ def test_a_library_cut_short_or_gone_is_seen(tmp_path: Path) -> None:
         "vllm-0.23.0",
         "vllm/_C.abi3.so,sha256=x,100\nvllm/_moe_C.abi3.so,sha256=x,200\nvllm/gone.so.1.2,sha256=x,5\nvllm/x.py,sha256=x,1\n",
     )
-    entry = next(iter(read_distributions(site)))
+    entry = read_distributions(site)[0][0]
     assert entry.short_files == ("vllm/_moe_C.abi3.so (50 of 200 bytes)",)
     assert entry.missing_files == ("vllm/gone.so.1.2",)
+
+
+def test_a_library_that_two_brought_is_named_with_both_and_is_not_cut_short(tmp_path: Path) -> None:
+    """The one that was installed last is there: its size is no damage of the other's, and only other bytes count."""
+    site = site_of(tmp_path)
+    (site / "triton").mkdir()
+    (site / "triton/libtriton.so").write_bytes(bytes(50))
+    same = "triton/plugin.so,sha256=z,7\n"
+    (site / "triton/plugin.so").write_bytes(bytes(7))
+    dist(site, "triton-3.6.0", f"triton/libtriton.so,sha256=x,50\n{same}")
+    dist(site, "pytorch_triton-3.5.0", f"triton/libtriton.so,sha256=y,80\n{same}")
+    distributions, shared = read_distributions(site)
+    assert [(one.path, one.owners) for one in shared] == [("triton/libtriton.so", ("pytorch-triton 3.5.0", "triton 3.6.0"))]
+    assert [one.short_files for one in distributions] == [(), ()]
+    (site / "triton/libtriton.so").write_bytes(bytes(49))
+    assert [one.short_files for one in read_distributions(site)[0]] == [
+        ("triton/libtriton.so (49 of 80 bytes)",),
+        ("triton/libtriton.so (49 of 50 bytes)",),
+    ], "shorter than both is cut short"
 
 
 def test_a_hostile_record_is_not_followed(tmp_path: Path) -> None:
@@ -89,7 +108,7 @@ def test_a_hostile_record_is_not_followed(tmp_path: Path) -> None:
         + "\n",
     )
     (tmp_path / "env/lib/libfine.so").write_bytes(b"")
-    entry = next(iter(read_distributions(site)))
+    entry = read_distributions(site)[0][0]
     assert entry.record_escapes == 3
     assert "../../../lib/libfine.so" not in entry.missing_files
 
@@ -101,7 +120,7 @@ def test_no_record_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, d
     folder.mkdir()
     for name in ("RECORD", "METADATA", "WHEEL"):
         (folder / name).write_bytes(data)
-    assert len(list(read_distributions(site))) == 1
+    assert len(read_distributions(site)[0]) == 1
 
 
 def test_pipes_and_links_in_circles_do_not_hang(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envbuilder.facts.site_packages import TorchBuild, distributions, find_site, installed, torch_build, vllm_module_of
+from envbuilder.facts.site_packages import distributions, find_site, installed, torch_build, vllm_module_of
+from envbuilder.torch_version import TorchBuild
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,11 @@ def test_distributions_are_named_canonically(tmp_path: Path) -> None:
         ("cuda = '13.0'\n", None),
         ("__version__ = compute()\n", None),
         ("def broken(:\n", None),
-        ("__version__ = '2'\0", None),
+        (
+            "__version__ = '2.11.0+rocm6.4'\ncuda: str | None = None\nhip: str | None = '6.4'\n",
+            TorchBuild(version="2.11.0+rocm6.4", cuda=None, hip="6.4"),
+        ),
+        ("__version__ = '2'\ncu", TorchBuild(version="2", cuda=None)),
         ("", None),
     ],
 )

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from simulated import spark
 
+from envbuilder import reading
 from envbuilder.doctor.examine import examine
 from envbuilder.doctor.model import Status
-from envbuilder.facts import reading
 from envbuilder.facts.detect import identify
 from envbuilder.facts.environment import read_environment
 from envbuilder.facts.extensions import read_extensions
