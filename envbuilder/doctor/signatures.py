@@ -46,6 +46,7 @@ SIGNATURES: tuple[Signature, ...] = (
     _s("EB-CTR-013", "Cannot connect to the Docker daemon", root=1),
     _s("EB-CTR-017", "exec format error", root=0),
     _s("EB-CTR-017", "Exec format error", root=0),
+    _s("EB-CTR-018", "rror getting device memory: Not Supported", r"(?<!Ignoring )error getting device memory: Not Supported", root=1),
     _s("EB-CTR-009", "NVIDIA Driver was not detected", root=1),
     _s("EB-BUILD-013", "No space left on device", root=0),
     _s("EB-BUILD-014", "Max retries exceeded", root=3),

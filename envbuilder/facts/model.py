@@ -211,6 +211,18 @@ class Compilers:
 
 
 @value
+class DevicePlugin:
+    """NVIDIA's device plugin for Kubernetes, by its newest log: `line` is its last word on memory or registration.
+
+    A log that this user may not read is there, and not `readable`.
+    """
+
+    log: str
+    readable: bool
+    line: str = ""
+
+
+@value
 class Containers:
     """Container engines and NVIDIA's part of them. `socket` is absent, ok, denied or refused."""
 
@@ -225,6 +237,7 @@ class Containers:
     podman: bool
     swarm: bool
     shm_bytes: int | None = None
+    device_plugin: DevicePlugin | None = None
 
 
 @value

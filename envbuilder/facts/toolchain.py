@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from envbuilder import reading
 from envbuilder.facts import redact
-from envbuilder.facts.model import Compilers, Containers, Toolkit
+from envbuilder.facts.model import Compilers, Containers, DevicePlugin, Toolkit
 
 if TYPE_CHECKING:
     from envbuilder.facts.world import World
 
 _CHUNK = 4 << 20
+_PLUGIN_TAIL = 64 << 10
 _RELEASE = re.compile(rb"[Cc]uda compilation tools, release (\d+\.\d+)")
 _PACKAGES = re.compile(
     r"nvidia-|libnvidia-|cuda-|libcuda|linux-image-\d|docker|containerd|podman|dgx-|gcc$|g\+\+$|libc6$|python3[\d.]*-dev|libnccl|datacenter-gpu|linux-modules-nvidia|earlyoom"
@@ -141,7 +142,28 @@ def read_containers(world: World) -> Containers:
         podman=bool(world.which("podman")) or world.exists("/usr/bin/podman"),
         swarm=world.exists("/var/lib/docker/swarm"),
         shm_bytes=_shared_memory(world),
+        device_plugin=_device_plugin(world),
     )
+
+
+def _device_plugin(world: World) -> DevicePlugin | None:
+    """Look at what the kubelet keeps of the plugin: /var/log/pods/NAMESPACE_POD_UID/CONTAINER/RESTART.log."""
+    logs = [
+        log
+        for pod in world.matching("/var/log/pods", r".*nvidia-device-plugin.*")
+        for container in world.matching(pod, r"nvidia-device-plugin.*")
+        for log in world.matching(container, r"\d+\.log")
+    ]
+    if not logs:
+        return None
+    newest = max(logs, key=lambda log: (world.modified(log), log))
+    try:
+        reading.opened(world.at(newest)).close()
+    except OSError:
+        return DevicePlugin(log=newest, readable=False)
+    lines = world.tail(newest, _PLUGIN_TAIL).splitlines()
+    said = [line for line in lines if "device memory" in line or "Registered device plugin" in line]
+    return DevicePlugin(log=newest, readable=True, line=redact.text(said[-1])[:200] if said else "")
 
 
 def _daemon(world: World) -> tuple[tuple[str, ...], str]:

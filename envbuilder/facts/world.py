@@ -96,6 +96,13 @@ class World:
         except OSError:
             return False
 
+    def modified(self, path: str | Path) -> float:
+        """Return when a file was changed last, 0 when that cannot be told."""
+        try:
+            return self.at(path).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def matching(self, folder: str, pattern: str) -> Iterator[str]:
         """Yield the full names (in this world) of a folder's entries whose whole name matches."""
         compiled = re.compile(pattern)

@@ -7,6 +7,7 @@ from snapshots import CPU, H100, SPARK, SPARK_CONTAINER, change, dist, gpu, kern
 from envbuilder.facts.model import (
     CachedLibrary,
     Checkpoint,
+    DevicePlugin,
     DriverLibrary,
     Environment,
     Extension,
@@ -72,6 +73,10 @@ def model(**fields: object) -> tuple[Checkpoint, ...]:
 
 def env_with(s: Snapshot, name: str, version: str, *requires: str, **more: object) -> Snapshot:
     return with_dists(s, dist(name, version, *requires, **more))
+
+
+def with_plugin(s: Snapshot, line: str, *, readable: bool = True) -> Snapshot:
+    return change(s, containers__device_plugin=DevicePlugin(log="/var/log/pods/x/nvidia-device-plugin/0.log", readable=readable, line=line))
 
 
 def shared(path: str, *owners: str) -> SharedFile:
@@ -192,6 +197,7 @@ SPEAKS: dict[str, tuple[str, Snapshot]] = {
     "EB-CTR-014": ("info", change(SPARK_CONTAINER, containers__shm_bytes=64 << 20)),
     "EB-CTR-015": ("fail", variables(SPARK_CONTAINER, NVIDIA_DRIVER_CAPABILITIES="utility")),
     "EB-CTR-016": ("warn", change(SPARK, containers__toolkit="1.16.2")),
+    "EB-CTR-018": ("fail", with_plugin(SPARK, "error getting device memory: Not Supported")),
     "EB-ENV-001": ("fail", change(SPARK, environment=UNREADABLE)),
     "EB-ENV-002": ("fail", change(SPARK, environment__interpreter__exists=False)),
     "EB-ENV-003": ("fail", change(SPARK, environment__interpreter__home_exists=False)),
@@ -375,6 +381,7 @@ PASSES: dict[str, Snapshot] = {
     "EB-MACH-019": change(WSL, packages={"cuda-toolkit-13-0": "13.0.2-1"}),
     "EB-MEM-003": serving(SPARK),
     "EB-MEM-010": change(SPARK, memory__cgroup_limit_bytes=120 << 30),
+    "EB-CTR-018": with_plugin(SPARK, "W1204 18:29:54.725748 Ignoring error getting device memory: Not Supported"),
     "EB-CUDA-006": with_dists(SPARK, dist("nvidia-cuda-nvcc", "13.0.88"), dist("nvidia-nvvm", "13.0.88")),
     "EB-PKG-012": env_with(SPARK, "flash-attn", "2.8.3", tags=("cp312-cp312-linux_aarch64",)),
     "EB-PKG-014": env_with(SPARK, "xformers", "0.0.34", "torch==2.11.0"),

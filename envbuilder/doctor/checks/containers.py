@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import driver_in_use, gpus_on_bus, numbers, on_spark, variable
-from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
+from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
 if TYPE_CHECKING:
@@ -179,6 +179,19 @@ def toolkit_old(s: Snapshot) -> Verdict:
         return skip("not a GB10 machine with NVIDIA's container toolkit")
     seen = ("dpkg", f"nvidia-container-toolkit {version}")
     return warn(seen, expected="1.17 or newer") if numbers(version) < (1, 17) else ok(seen)
+
+
+@check("EB-CTR-018", "k8s-device-plugin-old", Severity.BLOCKS, needs=("containers",))
+def device_plugin_old(s: Snapshot) -> Verdict:
+    plugin = _engines(s).device_plugin
+    if plugin is None or not on_spark(s):
+        return skip("no device plugin for Kubernetes beside a GB10")
+    if not plugin.readable:
+        return unknown(f"{plugin.log} may be read by root alone; does it say `error getting device memory: Not Supported`?")
+    seen = (plugin.log, plugin.line or "nothing about memory")
+    if "error getting device memory" in plugin.line and "gnoring" not in plugin.line:
+        return fail(seen, expected="0.17.4 or newer: `Ignoring error getting device memory`")
+    return ok(seen)
 
 
 only_in_logs("EB-CTR-017", "image-wrong-machine", Severity.BLOCKS)

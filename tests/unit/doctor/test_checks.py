@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import PASSES, SPEAKS
+from cases import PASSES, SPEAKS, with_plugin
 from snapshots import HEALTHY, SPARK, change
 
 from envbuilder.doctor.examine import examine, run_check
@@ -89,6 +89,12 @@ def test_names_and_ids_are_unique_and_what_they_follow_from_exists() -> None:
     checks = list(all_checks().values())
     assert len({check.name for check in checks}) == len(checks)
     assert {cause for check in checks for cause in check.after} <= set(all_checks())
+
+
+def test_a_device_plugin_whose_log_only_root_may_read_is_not_called_sound() -> None:
+    verdict = status_of("EB-CTR-018", with_plugin(SPARK, "", readable=False))
+    assert verdict.status is Status.UNKNOWN
+    assert "/var/log/pods" in verdict.note
 
 
 def test_a_check_that_lacks_its_section_says_unknown_and_why() -> None:

@@ -29,6 +29,7 @@ LINES = {
     "EB-ABI-007": "ImportError: libcudart.so.13: cannot open shared object file: No such file or directory",
     "EB-ABI-011": "ImportError: libcublas.so.13: cannot open shared object file: No such file or directory",
     "EB-ABI-013": "OSError: libtorch_cuda.so: cannot open shared object file: No such file or directory",
+    "EB-CTR-018": "E1204 18:29:54.725748 main.go:123] error starting plugins: error getting device memory: Not Supported",
     "EB-TORCH-001": "AssertionError: Torch not compiled with CUDA enabled",
     "EB-TORCH-005": "Found GPU0 NVIDIA GB10 which is of cuda capability 12.1.",
     "EB-TORCH-006": "Your installed torch==2.13.0+cu130 does not include kernels for this GPU.",
@@ -113,6 +114,7 @@ INFO GPU KV cache size: 1,234,567 tokens
 WARNING: The NVML library is old but works
 Successfully installed vllm-0.23.0 torch-2.11.0 numpy-2.2.6
 INFO: Application startup complete.
+W1204 18:29:54.725748 Ignoring error getting device memory: Not Supported
 """
 
 

@@ -98,6 +98,27 @@ def test_the_kernel_log_is_that_of_this_boot_without_time_and_host(tmp_path: Pat
     assert log.lines == ("NVRM: Xid (PCI:000f:01:00): 31, this boot",)
 
 
+def test_the_device_plugin_of_kubernetes_is_known_by_its_newest_log(tmp_path: Path) -> None:
+    """The kubelet keeps a log for each start of a container; a log that only root may read is said to be there."""
+    pod = tmp_path / "var/log/pods/kube-system_nvidia-device-plugin-daemonset-x7k2p_11111111-2222-3333-4444-555555555555"
+    folder = pod / "nvidia-device-plugin-ctr"
+    folder.mkdir(parents=True)
+    assert toolchain.read_containers(world(tmp_path)).device_plugin is None
+    refused = "2026-11-20T10:00:00.1Z stderr F E1120 main.go:123] error starting plugins: error getting device memory: Not Supported"
+    (folder / "9.log").write_text("2026-11-19T10:00:00.1Z stderr F I1119 Registered device plugin for 'nvidia.com/gpu' with Kubelet\n")
+    (folder / "10.log").write_text(f"2026-11-20T10:00:00.0Z stderr F I1120 Starting OS watcher.\n{refused}\n")
+    os.utime(folder / "9.log", (1, 1))
+    plugin = toolchain.read_containers(world(tmp_path)).device_plugin
+    assert plugin is not None
+    assert (plugin.readable, plugin.line) == (True, refused)
+    assert plugin.log.endswith("/10.log")
+    (folder / "10.log").unlink()
+    os.mkfifo(folder / "10.log")
+    plugin = toolchain.read_containers(world(tmp_path)).device_plugin
+    assert plugin is not None
+    assert (plugin.readable, plugin.line) == (False, "")
+
+
 def test_only_variables_that_matter_are_kept_and_of_secrets_only_that_they_are_set(tmp_path: Path) -> None:
     kept = toolchain.read_variables(
         world(tmp_path, HF_TOKEN="hf_abcdefghijklmnop", MAX_JOBS="4", LS_COLORS="x", UV_INDEX_CU_PASSWORD="p", HOME="/home/alice")
