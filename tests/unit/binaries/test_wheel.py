@@ -52,15 +52,15 @@ def test_entries_that_climb_out_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    wheel = make(tmp_path / "a.whl", {"x.so": bytes(300 << 20)})
+    wheel = make(tmp_path / "a.whl", {"x.so": bytes(80 << 20)})
     assert wheel.stat().st_size < 1 << 20
-    with pytest.raises(WheelError, match=r"would unpack to 314\.6 MB"):
+    with pytest.raises(WheelError, match=r"would unpack to 83\.9 MB"):
         attempt(wheel)
 
 
 def test_a_bomb_that_lies_about_its_size_stops_at_its_lie(tmp_path: Path) -> None:
-    wheel = make(tmp_path / "a.whl", {"x.so": bytes(200 << 20)})
-    data = wheel.read_bytes().replace(struct.pack("<I", 200 << 20), struct.pack("<I", 1000))
+    wheel = make(tmp_path / "a.whl", {"x.so": bytes(80 << 20)})
+    data = wheel.read_bytes().replace(struct.pack("<I", 80 << 20), struct.pack("<I", 1000))
     wheel.write_bytes(data)
     with pytest.raises(WheelError):
         attempt(wheel)
@@ -107,10 +107,15 @@ def test_every_cut_is_an_error(tmp_path: Path) -> None:
             attempt(tmp_path / "cut.whl")
 
 
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return make(tmp_path_factory.mktemp("sample") / "a.whl", {"x.so": b"content" * 20, "d/y.so": b"more"}).read_bytes()
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, 600), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
-def test_corrupted_wheels_raise_nothing_else(tmp_path: Path, edits: list[tuple[int, bytes]]) -> None:
-    data = bytearray(make(tmp_path / "a.whl", {"x.so": b"content" * 20, "d/y.so": b"more"}).read_bytes())
+def test_corrupted_wheels_raise_nothing_else(tmp_path: Path, sample: bytes, edits: list[tuple[int, bytes]]) -> None:
+    data = bytearray(sample)
     for at, new in edits:
         data[at : at + len(new)] = new
     (tmp_path / "b.whl").write_bytes(data)

@@ -33,7 +33,8 @@ def ar(members: Mapping[str, bytes]) -> bytes:
 def tar(files: Mapping[str, bytes | str | None], *, mode: int = 0o644, kind: str = "xz") -> bytes:
     """Pack {path: bytes, link target, or None for a folder} the way dpkg-deb does."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode=f"w:{kind}") as archive:  # type: ignore[call-overload]
+    fast = {"preset": 0} if kind == "xz" else {}  # the usual one takes 94 MB and a hundredth of a second for each
+    with tarfile.open(fileobj=packed, mode=f"w:{kind}", **fast) as archive:  # type: ignore[call-overload]
         for path, content in files.items():
             member = tarfile.TarInfo(f"./{path}")
             member.mode, member.mtime = mode, 1700000000

@@ -23,14 +23,18 @@ from pip._internal.models.candidate import InstallationCandidate
 from pip._internal.models.link import Link
 from pip._internal.models.target_python import TargetPython
 from pip._vendor.packaging.specifiers import SpecifierSet
+from functools import cache
+from pip._internal.models.wheel import Wheel
 answers = []
-for case in json.load(sys.stdin):
-    python = TargetPython(platforms=case["platforms"], py_version_info=tuple(case["python"]),
-                          abis=[f"cp{case['python'][0]}{case['python'][1]}", "abi3", "none"], implementation="cp")
+@cache
+def evaluation(version, platforms):
+    python = TargetPython(platforms=list(platforms), py_version_info=version,
+                          abis=[f"cp{version[0]}{version[1]}", "abi3", "none"], implementation="cp")
     tags = python.get_sorted_tags() if hasattr(python, "get_sorted_tags") else python.get_tags()
-    evaluator = CandidateEvaluator.create("pkg", target_python=python)
+    return tags, CandidateEvaluator.create("pkg", target_python=python)
+for case in json.load(sys.stdin):
+    tags, evaluator = evaluation(tuple(case["python"]), tuple(case["platforms"]))
     candidates = [InstallationCandidate("pkg", "1.0", Link("https://host.invalid/" + name)) for name in case["names"]]
-    from pip._internal.models.wheel import Wheel
     fitting = [it for it in candidates if Wheel(it.link.filename).supported(tags)]
     best = evaluator.sort_best_candidate(fitting)
     # Of files that are equal to it, pip takes the one that an index names first.
