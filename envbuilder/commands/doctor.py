@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.list:
         return _list(console)
     if args.undo:
-        from envbuilder.doctor.fixes import undo_last
+        from envbuilder.doctor.mending import undo_last
 
         return undo_last(console)
     _check_arguments(args)
@@ -72,7 +72,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _mend(snapshot: Snapshot, result: Examination, args: argparse.Namespace, chosen: list[Check] | None, console: Console) -> Examination:
     from envbuilder.doctor.fixes import mend
 
-    return mend(snapshot, result, console, yes=args.yes, again=lambda: _examine(_snapshot(args), args, chosen))
+    def align(environment: Path) -> None:
+        from argparse import Namespace
+
+        from envbuilder.commands import align as command
+
+        command.run(Namespace(env=environment, dry_run=False, offline=False), console)
+
+    return mend(snapshot, result, console, yes=args.yes, again=lambda: _examine(_snapshot(args), args, chosen), align=align)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

@@ -1,132 +1,153 @@
-"""Mending what is safe to mend: nothing is deleted, only set aside on the same disk, by a journal that takes it back.
+"""What can be mended without its owner: which findings, how, and only what `mending` can take back.
 
-The journal is written before the first move: a mend that was killed halfway can be undone as well. Nothing here asks
-for root, installs anything or touches the system; for all else there are the commands of the findings.
+Nothing here asks for root or touches the system; for all else there are the commands of the findings.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-import os
 import re
 import sys
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envbuilder.doctor.mending import Exchange, Repair, carry_out, owned, there
 from envbuilder.doctor.model import Status
-from envbuilder.errors import StepError
 from envbuilder.facts import redact
-from envbuilder.files import storage_errors, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from envbuilder.console import Console
     from envbuilder.doctor.model import Examination
     from envbuilder.facts.model import Environment, Snapshot
 
-SCHEMA = "envbuilder/mend/1"
-_ASIDE = ".envbuilder-set-aside"
-_RECORD_LINE = re.compile(r'^"?([^",]+(?:,[^",]+)*?)"?,[^,]*,\d*$', re.MULTILINE)
+    Align = Callable[[Path], object]
+
+_PTXAS_RELEASE = (12, 9)  # the first that knows sm_121a
+_NEEDS_ANOTHER_TORCH = ("EB-TORCH-001", "EB-TORCH-010", "EB-ABI-001", "EB-ABI-002")
+_OTHER_CUDA = {"EB-PKG-001": r"nvidia-.+-cu(\d\d)", "EB-PKG-002": r"nixl-cu(\d\d)"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Repair:
-    """What is set aside for a finding. `paths` lie below `home`, where the folder of things set aside is made."""
-
-    id: str
-    what: str
-    home: Path
-    paths: tuple[Path, ...]
-
-
-def plan(snapshot: Snapshot, result: Examination) -> list[Repair]:
-    """Return what can be mended safely, of the faults that are there."""
+def plan(snapshot: Snapshot, result: Examination, align: Align | None = None) -> list[Repair]:
+    """Return what can be mended safely, of the faults that are there. `align` gives an environment the torch that it needs."""
     faults = {finding.check.id for finding in result.findings if finding.status in {Status.FAIL, Status.WARN}}
+    repairs = list(_models(snapshot)) if "EB-CKPT-001" in faults else []
     env = snapshot.environment
-    repairs: list[Repair] = []
     if env is not None and env.valid:
-        home = Path(env.path)
-        if "EB-ENV-006" in faults:
-            found = [Path(site) / name for site in env.site_packages for name in env.leftovers]
-            repairs.append(Repair(id="EB-ENV-006", what="set aside what pip left half done", home=home, paths=_present(found)))
-        if "EB-FI-001" in faults:
-            repairs += [
-                Repair(id="EB-FI-001", what=f"take {name} out of the environment", home=home, paths=paths) for name, paths in _kernels(env)
-            ]
-        if "EB-FI-002" in faults and env.jit_cache:
-            cache = _cache_of(Path(env.jit_cache[0].path))
-            if cache is not None:
-                what = "set FlashInfer's kept kernels aside; it compiles new ones"
-                repairs.append(Repair(id="EB-FI-002", what=what, home=cache.parent, paths=_present([cache])))
-    return [repair for repair in repairs if repair.paths]
+        repairs += _environment(snapshot, env, faults)
+        if align is not None and (causes := [one for one in _NEEDS_ANOTHER_TORCH if one in faults]):
+            repairs += _another_torch(env, causes[0], align)
+    return [repair for repair in repairs if repair.paths or repair.exchange]
 
 
-def _present(paths: Sequence[Path]) -> tuple[Path, ...]:
-    return tuple(path for path in paths if path.exists() or path.is_symlink())
+def _environment(snapshot: Snapshot, env: Environment, faults: set[str]) -> Iterator[Repair]:
+    home = Path(env.path)
+    if "EB-ENV-006" in faults:
+        found = tuple(path for site in env.site_packages for name in env.leftovers if there(path := Path(site) / name))
+        yield Repair(id="EB-ENV-006", what="set aside what pip left half done", home=home, paths=found)
+    if "EB-FI-001" in faults:
+        versions = {entry.name: entry.version.partition("+")[0] for entry in env.distributions}
+        wrong = [name for name in ("flashinfer-cubin", "flashinfer-jit-cache") if versions.get(name) != versions.get("flashinfer-python")]
+        yield from _without(env, "EB-FI-001", wrong)
+    if "EB-FI-002" in faults and env.jit_cache:
+        cache = _cache_of(Path(env.jit_cache[0].path))
+        if cache is not None and there(cache):
+            what = "set FlashInfer's kept kernels aside; it compiles new ones"
+            yield Repair(id="EB-FI-002", what=what, home=cache.parent, paths=(cache,))
+    for fault, family in _OTHER_CUDA.items():
+        if fault in faults:
+            yield from _without(env, fault, _of_another_cuda(env, family))
+    for fault, name in (("EB-TRI-001", "ptxas"), ("EB-TRI-002", "ptxas-blackwell")):
+        if fault in faults:
+            yield from _other_ptxas(snapshot, env, fault, name)
 
 
 def _cache_of(library: Path) -> Path | None:
     return next((parent for parent in library.parents if parent.name == "flashinfer" and parent.parent.name == ".cache"), None)
 
 
-def _kernels(env: Environment) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Yield the FlashInfer kernel packages whose version is not flashinfer-python's, with what they own."""
-    versions = {entry.name: entry.version.partition("+")[0] for entry in env.distributions}
-    for name in ("flashinfer-cubin", "flashinfer-jit-cache"):
-        if name in versions and versions[name] != versions.get("flashinfer-python"):
-            for site in map(Path, env.site_packages):
-                info = next(iter(site.glob(f"{name.replace('-', '_')}-*.dist-info")), None)
-                if info is not None:
-                    yield name, _present(_owned(site, info))
+def _without(env: Environment, id: str, names: list[str]) -> Iterator[Repair]:
+    """Take distributions out that share no file: of one that does, the other's would go with it."""
+    for name in names:
+        for site in map(Path, env.site_packages):
+            for info in sorted(site.glob(f"{name.replace('-', '_')}-*.dist-info")):
+                paths, shares = owned(site, info)
+                if not shares or id == "EB-FI-001":
+                    what = f"take {name} out of the environment"
+                    yield Repair(id=id, what=what, home=Path(env.path), paths=tuple(path for path in paths if there(path)))
 
 
-def _owned(site: Path, info: Path) -> list[Path]:
-    """Return the top folders and files that only this distribution owns, and its metadata, last.
-
-    A RECORD may say anything: what does not lie in site-packages, or belongs to others too, is left where it is.
-    """
-    record = (info / "RECORD").read_text(encoding="utf-8", errors="replace") if (info / "RECORD").is_file() else ""
-    tops = {path.split("/")[0] for path in _RECORD_LINE.findall(record) if not path.startswith(("/", "..")) and ".." not in path.split("/")}
-    others = {
-        other: (other / "RECORD").read_text(encoding="utf-8", errors="replace")
-        for other in site.glob("*.dist-info")
-        if other != info and (other / "RECORD").is_file()
+def _of_another_cuda(env: Environment, family: str) -> list[str]:
+    """Return the distributions built for another CUDA major than torch that nothing in the environment asks for."""
+    own = env.torch.cuda.partition(".")[0] if env.torch else ""
+    wanted = {
+        re.sub(r"[-_.]+", "-", match[0]).lower()
+        for entry in env.distributions
+        for line in entry.requires
+        if (match := re.match(r"[\w.-]+", line))
     }
-    own = [
-        top
-        for top in sorted(tops)
-        if top != info.name and not any(re.search(rf"^{re.escape(top)}[/,]", text, re.MULTILINE) for text in others.values())
+    found = ((entry.name, re.fullmatch(family, entry.name)) for entry in env.distributions)
+    return [name for name, match in found if match and own and match[1] != own and name not in wanted]
+
+
+def _other_ptxas(snapshot: Snapshot, env: Environment, id: str, name: str) -> Iterator[Repair]:
+    """Put a toolkit's assembler in the place of Triton's, which does not know this GPU."""
+    programs = [
+        (release, Path(toolkit.path) / "bin/ptxas")
+        for toolkit in snapshot.toolkits or ()
+        if (release := tuple(int(part) for part in toolkit.release.split(".") if part.isdecimal())) >= _PTXAS_RELEASE
     ]
-    return [*(site / top for top in own), info]
+    goal = next((path for _, path in sorted(programs, reverse=True) if path.is_file()), None)
+    for site in map(Path, env.site_packages):
+        place = site / "triton/backends/nvidia/bin" / name
+        if goal is not None and there(place):
+            what = f"put {goal} in the place of Triton's own {name}"
+            yield Repair(id=id, what=what, home=Path(env.path), paths=(place,), links=((place, goal),))
 
 
-def state_folder() -> Path:
-    """Return where journals are kept."""
-    if given := os.environ.get("ENVBUILDER_STATE"):
-        return Path(given) / "doctor"
-    import platformdirs  # noqa: PLC0415 - only where something is mended
+def _models(snapshot: Snapshot) -> Iterator[Repair]:
+    """Set broken files of Hugging Face's cache aside: link and blob, or its next download would take the blob for whole."""
+    for model in snapshot.checkpoints or ():
+        home = Path(model.path).parent.parent
+        if not model.path or not home.name.startswith("models--"):
+            continue
+        paths = []
+        for name in (text.partition(": ")[0] for text in model.broken):
+            link = Path(model.path) / name
+            blob = link.resolve()
+            paths += [path for path in dict.fromkeys((link, blob)) if there(path) and path.is_relative_to(home)]
+        if paths:
+            what = f"set broken files of {model.name} aside; the next download fetches them again"
+            yield Repair(id="EB-CKPT-001", what=what, home=home, paths=tuple(paths))
 
-    return platformdirs.user_state_path("envbuilder") / "doctor"
+
+def _another_torch(env: Environment, id: str, align: Align) -> Iterator[Repair]:
+    if len(env.site_packages) == 1 and any(entry.name == "torch" for entry in env.distributions):
+        what = "give it the torch that its extensions need (envbuilder align; it downloads up to 1 GB)"
+        exchange = Exchange(site=Path(env.site_packages[0]), name="torch", exchange=partial(align, Path(env.path)))
+        yield Repair(id=id, what=what, home=Path(env.path), exchange=exchange)
 
 
-def mend(snapshot: Snapshot, result: Examination, console: Console, *, yes: bool, again: Callable[[], Examination]) -> Examination:
+def mend(
+    snapshot: Snapshot, result: Examination, console: Console, *, yes: bool, again: Callable[[], Examination], align: Align | None = None
+) -> Examination:
     """Show the plan, ask, carry it out, and examine again. Returns the last examination."""
-    repairs = plan(snapshot, result)
+    repairs = plan(snapshot, result, align)
     if not repairs:
         console.line("--fix: nothing here can be mended without you; the findings name the commands.")
         return result
     console.line("--fix would do this (nothing is deleted, `envbuilder doctor --undo` takes it back):")
     for repair in repairs:
-        console.line(f"  {repair.id}  {repair.what}")
+        console.line(f"  {repair.id}  {redact.text(repair.what)}")
         for path in repair.paths[:6]:
             console.line(f"      {redact.text(str(path))}")
+        if len(repair.paths) > 6:
+            console.line(f"      and {len(repair.paths) - 6} more")
     if not (yes or _agreed(console)):
         console.line("--fix: nothing was done.")
         return result
-    journal = carry_out(repairs)
+    journal = carry_out(repairs, console)
     console.line(f"done; journal: {redact.text(str(journal))}")
     return again()
 
@@ -137,59 +158,3 @@ def _agreed(console: Console) -> bool:
         return False
     print("Go ahead? [y/N] ", end="", file=console.stream, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def carry_out(repairs: Sequence[Repair]) -> Path:
-    """Write the journal, then move. Returns the journal's path. Raises StorageError."""
-    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")
-    moves = [
-        (path, repair.home / _ASIDE / stamp / f"{number}-{path.name}")
-        for number, (repair, path) in enumerate((repair, path) for repair in repairs for path in repair.paths)
-    ]
-    journal = state_folder() / f"{stamp}.json"
-    document = {
-        "schema": SCHEMA,
-        "undone": False,
-        "repairs": [repair.id for repair in repairs],
-        "moves": [[str(a), str(b)] for a, b in moves],
-    }
-    write_json(journal, document)
-    for source, goal in moves:
-        with storage_errors(source):
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            source.rename(goal)
-    return journal
-
-
-def undo_last(console: Console) -> int:
-    """Take the last mend back. What stands at an old place by now is never overwritten. Raises StepError."""
-    for journal in sorted(state_folder().glob("*.json"), reverse=True):
-        try:
-            document = json.loads(journal.read_bytes())
-            moves = [(Path(a), Path(b)) for a, b in document["moves"]]
-            undone = document["undone"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if not undone:
-            _take_back(moves)
-            write_json(journal, {**document, "undone": True})
-            console.line(f"taken back: {len(moves)} moves of {', '.join(document['repairs'])}")
-            return 0
-    console.line("there is nothing to take back")
-    return 0
-
-
-def _take_back(moves: Sequence[tuple[Path, Path]]) -> None:
-    blocked = [source for source, goal in moves if goal.exists() and source.exists()]
-    if blocked:
-        raise StepError(
-            f"cannot put {redact.text(str(blocked[0]))} back",
-            why="Something else stands there by now.",
-            next="Move it away, then run `envbuilder doctor --undo` again.",
-        )
-    for source, goal in reversed(moves):
-        # A move that was planned and not made has nothing to take back.
-        if goal.exists() or goal.is_symlink():
-            with storage_errors(source):
-                source.parent.mkdir(parents=True, exist_ok=True)
-                goal.rename(source)

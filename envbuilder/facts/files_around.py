@@ -32,10 +32,10 @@ def read_checkpoints(world: World, model: Path | None) -> tuple[Checkpoint, ...]
         for entry in sorted(hub.glob("models--*"))[:_MOST_MODELS]:
             name = entry.name.removeprefix("models--").replace("--", "/")
             folders += [(name, snapshot) for snapshot in sorted(entry.glob("snapshots/*"))[-1:]]
-    return tuple(_checkpoint(name, folder) for name, folder in folders if folder.is_dir())
+    return tuple(_checkpoint(world, name, folder) for name, folder in folders if folder.is_dir())
 
 
-def _checkpoint(name: str, folder: Path) -> Checkpoint:
+def _checkpoint(world: World, name: str, folder: Path) -> Checkpoint:
     config = _json(folder / "config.json")
     text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     quantization = config.get("quantization_config")
@@ -48,6 +48,7 @@ def _checkpoint(name: str, folder: Path) -> Checkpoint:
         quantization=_word(quantization.get("format") or quantization.get("quant_method")) if isinstance(quantization, dict) else "",
         head_dims=tuple(dim for dim in dims if isinstance(dim, int) and not isinstance(dim, bool)),
         broken=tuple(_broken_files(folder)),
+        path=str(folder) if world.live else "",
     )
 
 

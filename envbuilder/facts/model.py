@@ -378,7 +378,7 @@ class Environment:
 
 @value
 class Checkpoint:
-    """A model on this machine: `name` is the repository's or the folder's; `broken` files with the reason."""
+    """A model on this machine: `name` is the repository's or the folder's; `broken` files ("name: reason")."""
 
     name: str
     model_type: str
@@ -386,6 +386,7 @@ class Checkpoint:
     quantization: str
     head_dims: tuple[int, ...]
     broken: tuple[str, ...]
+    path: str = ""
 
 
 @value

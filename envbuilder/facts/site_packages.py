@@ -74,22 +74,28 @@ def distributions(site: Path) -> dict[str, str]:
     return dict(sorted((name, version) for name, version, _ in _listing(site)))
 
 
-def installed(site: Path) -> Installed:
-    """Read every RECORD (PEP 376), compiled files left out; paths are relative to site-packages, owners canonical names.
+def record_rows(folder: str | Path) -> Iterator[tuple[str, int]]:
+    """Yield (path, size or 0) of a dist-info folder's RECORD, as it is written there: it may name anything.
 
     Rows are cut at their last two commas rather than read as CSV: an environment has 60,000 of them, and only a path
     may be quoted.
     """
+    for row in reading.text(f"{folder}/RECORD", limit=1 << 30).splitlines():
+        path, _, size = row.rpartition(",")
+        if path := path.rpartition(",")[0].strip('"'):
+            yield path, int(size) if size.isdecimal() else 0
+
+
+def installed(site: Path) -> Installed:
+    """Read every RECORD (PEP 376), compiled files left out; paths are relative to site-packages, owners canonical names."""
     owner_of: dict[str, str] = {}
     shared: defaultdict[str, list[str]] = defaultdict(list)
     total = 0
     for name, _, folder in _listing(site):
-        for row in reading.text(f"{folder}/RECORD", limit=1 << 30).splitlines():
-            path, _, size = row.rpartition(",")
-            path = path.rpartition(",")[0].strip('"')
-            if not path or "__pycache__" in path:
+        for path, size in record_rows(folder):
+            if "__pycache__" in path:
                 continue
-            total += int(size) if size.isdigit() else 0
+            total += size
             if owner_of.setdefault(path, name) != name:
                 shared[path].append(name)
     return Installed(files=len(owner_of), bytes=total, shared={path: (owner_of[path], *others) for path, others in shared.items()})

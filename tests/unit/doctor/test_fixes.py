@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +11,12 @@ from snapshots import SPARK, change, dist, with_dists
 
 from envbuilder.console import Console
 from envbuilder.doctor.examine import examine
-from envbuilder.doctor.fixes import carry_out, mend, plan, undo_last
-from envbuilder.errors import StepError
-from envbuilder.facts.model import CachedLibrary
+from envbuilder.doctor.fixes import mend, plan
+from envbuilder.doctor.mending import carry_out, undo_last
+from envbuilder.errors import AbiError, StepError
+from envbuilder.facts.environment import read_environment
+from envbuilder.facts.model import CachedLibrary, Checkpoint, Toolkit
+from envbuilder.facts.world import World
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENVBUILDER_STATE", str(tmp_path / "state"))
+
+
+def quiet() -> Console:
+    return Console(stream=io.StringIO())
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -61,14 +69,14 @@ def test_what_is_mended_is_set_aside_and_comes_back(sick: Snapshot, tmp_path: Pa
     before = tree(tmp_path)
     repairs = plan(sick, examine(sick))
     assert {repair.id for repair in repairs} == {"EB-ENV-006", "EB-FI-001", "EB-FI-002"}
-    carry_out(repairs)
+    carry_out(repairs, quiet())
     site = tmp_path / "env/lib/python3.12/site-packages"
     assert not (site / "~orch").exists()
     assert not (site / "flashinfer_cubin").exists()
     assert not (tmp_path / "home/.cache/flashinfer").exists()
     assert (site / "torch/__init__.py").exists()
     assert (site / "shared/x.txt").exists(), "another distribution owns it too"
-    assert undo_last(Console(stream=io.StringIO())) == 0
+    assert undo_last(quiet()) == 0
     assert {name: text for name, text in tree(tmp_path).items() if not name.startswith("state/")} == before
 
 
@@ -83,7 +91,7 @@ def test_nothing_happens_without_a_yes(sick: Snapshot, tmp_path: Path, monkeypat
 
 def test_it_is_examined_again_afterwards(sick: Snapshot) -> None:
     healthy = examine(SPARK)
-    assert mend(sick, examine(sick), Console(stream=io.StringIO()), yes=True, again=lambda: healthy) is healthy
+    assert mend(sick, examine(sick), quiet(), yes=True, again=lambda: healthy) is healthy
 
 
 def test_a_mend_that_was_killed_halfway_can_be_taken_back(sick: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,19 +109,19 @@ def test_a_mend_that_was_killed_halfway_can_be_taken_back(sick: Snapshot, tmp_pa
 
     monkeypatch.setattr(type(tmp_path), "rename", dies)
     with pytest.raises(KeyboardInterrupt):
-        carry_out(plan(sick, examine(sick)))
+        carry_out(plan(sick, examine(sick)), quiet())
     monkeypatch.undo()
     monkeypatch.setenv("ENVBUILDER_STATE", str(tmp_path / "state"))
-    undo_last(Console(stream=io.StringIO()))
+    undo_last(quiet())
     assert {name: text for name, text in tree(tmp_path).items() if not name.startswith("state/")} == before
 
 
 def test_undo_never_overwrites(sick: Snapshot, tmp_path: Path) -> None:
-    carry_out(plan(sick, examine(sick)))
+    carry_out(plan(sick, examine(sick)), quiet())
     new = tmp_path / "env/lib/python3.12/site-packages/~orch"
     new.mkdir()
     with pytest.raises(StepError, match="cannot put"):
-        undo_last(Console(stream=io.StringIO()))
+        undo_last(quiet())
     assert list(new.iterdir()) == []
 
 
@@ -125,3 +133,191 @@ def test_without_a_journal_undo_has_nothing_to_do() -> None:
 
 def test_a_healthy_machine_has_no_plan() -> None:
     assert plan(SPARK, examine(SPARK)) == []
+
+
+def installed(site: Path, name: str, version: str, files: dict[str, str], *requires: str) -> None:
+    """Install a distribution as an installer does: its files, its metadata, and a RECORD of them."""
+    info = f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata = "\n".join([f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {one}" for one in requires)])
+    for path, text in {**files, f"{info}/METADATA": f"{metadata}\n\n", f"{info}/WHEEL": "Root-Is-Purelib: false\n"}.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+    record = [f"{path},sha256=x,{len(text)}" for path, text in files.items()]
+    (site / info / "RECORD").write_text("\n".join([*record, f"{info}/RECORD,,"]) + "\n")
+
+
+def real(env: Path, base: Snapshot = SPARK, **fields: object) -> Snapshot:
+    """Return a healthy Spark with the real environment at `env`, read as the doctor reads it; its extensions are taken as sound."""
+    assert base.environment is not None
+    found = read_environment(World(variables={}), env)
+    return change(
+        base, environment=change(found, extensions=base.environment.extensions, interpreter=base.environment.interpreter), **fields
+    )
+
+
+def faults(snapshot: Snapshot) -> set[str]:
+    return {finding.check.id for finding in examine(snapshot).findings if finding.is_fault}
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Path:
+    (site := tmp_path / "env/lib/python3.12/site-packages").mkdir(parents=True)
+    (tmp_path / "env/pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.12.3\n")
+    installed(
+        site, "torch", "2.11.0", {"torch/version.py": "__version__ = '2.11.0+cu130'\ncuda = '13.0'\n", "torch/lib/libtorch_cuda.so": "x"}
+    )
+    return tmp_path / "env"
+
+
+def settled(root: Path) -> dict[str, str]:
+    return {name: text for name, text in tree(root).items() if not name.startswith("state/") and ".envbuilder-set-aside" not in name}
+
+
+def test_libraries_of_another_cuda_are_taken_out_and_come_back(env: Path, tmp_path: Path) -> None:
+    """Both majors share the folder nvidia/, and the one that stays keeps its part of it; what is asked for stays."""
+    site = env / "lib/python3.12/site-packages"
+    installed(site, "nvidia-cuda-runtime", "13.0.96", {"nvidia/cu13/lib/libcudart.so.13": "13"})
+    installed(
+        site,
+        "nvidia-cuda-runtime-cu12",
+        "12.8.90",
+        {"nvidia/cuda_runtime/lib/libcudart.so.12": "12", "nvidia/cuda_runtime/__init__.py": ""},
+    )
+    installed(site, "nvidia-cublas", "13.1.0.3", {"nvidia/cu13/lib/libcublas.so.13": "13"})
+    installed(site, "nvidia-cublas-cu12", "12.8.4.1", {"nvidia/cublas/lib/libcublas.so.12": "12"})
+    installed(site, "wants-twelve", "1.0", {"wants_twelve.py": ""}, "nvidia-cublas-cu12>=12")
+    before = settled(tmp_path)
+    assert "EB-PKG-001" in faults(real(env))
+    repairs = [repair for repair in plan(real(env), examine(real(env))) if repair.id == "EB-PKG-001"]
+    assert [repair.what for repair in repairs] == ["take nvidia-cuda-runtime-cu12 out of the environment"], "the other one is asked for"
+    carry_out(repairs, quiet())
+    assert not (site / "nvidia/cuda_runtime").exists()
+    assert (site / "nvidia/cu13/lib/libcudart.so.13").read_text() == "13"
+    assert "nvidia-cuda-runtime-cu12" not in {one.name for one in real(env).environment.distributions}  # type: ignore[union-attr]
+    undo_last(quiet())
+    assert settled(tmp_path) == before
+
+
+def test_a_distribution_that_shares_a_file_is_left_where_it_is(env: Path) -> None:
+    """Of libcudnn.so.9 there is one, whoever brought it last: taking its owner out would take it from the other."""
+    site = env / "lib/python3.12/site-packages"
+    installed(site, "nvidia-cudnn-cu13", "9.19.0", {"nvidia/cudnn/lib/libcudnn.so.9": "13"})
+    installed(site, "nvidia-cudnn-cu12", "9.10.2", {"nvidia/cudnn/lib/libcudnn.so.9": "12"})
+    assert {"EB-PKG-001"} <= faults(real(env))
+    assert plan(real(env), examine(real(env))) == []
+
+
+@pytest.mark.parametrize(("id", "name"), [("EB-TRI-001", "ptxas"), ("EB-TRI-002", "ptxas-blackwell")])
+def test_a_toolkits_assembler_takes_the_place_of_tritons(id: str, name: str, env: Path, tmp_path: Path) -> None:
+    """It is found there however the server is started: a variable would have to be set in every shell."""
+    place = env / "lib/python3.12/site-packages/triton/backends/nvidia/bin" / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"\0Cuda compilation tools, release 12.8, V12.8.93\0")
+    kits = []
+    for release in ("12.6", "13.0"):
+        path = tmp_path / f"cuda-{release}"
+        (path / "bin").mkdir(parents=True)
+        (path / "bin/ptxas").write_bytes(b"\0Cuda compilation tools, release " + release.encode() + b", V1\0")
+        kits.append(Toolkit(path=str(path), release=release, nvcc=True, found_by=("/usr/local",)))
+    assert id in faults(real(env, toolkits=tuple(kits)))
+    assert plan(real(env, toolkits=()), examine(real(env))) == [], "without a toolkit there is nothing to put there"
+    repairs = plan(real(env, toolkits=tuple(kits)), examine(real(env)))
+    carry_out(repairs, quiet())
+    assert place.readlink() == tmp_path / "cuda-13.0/bin/ptxas"
+    assert id not in faults(real(env))
+    undo_last(quiet())
+    assert not place.is_symlink()
+    assert b"12.8" in place.read_bytes()
+
+
+def test_a_broken_model_file_goes_aside_with_its_blob(tmp_path: Path) -> None:
+    """The hub's library links to a blob that is there without looking into it: the link alone would bring the same bytes again."""
+    home = tmp_path / "hub/models--google--gemma"
+    (home / "blobs").mkdir(parents=True)
+    (home / "blobs/abc").write_text("half")
+    (home / "blobs/def").write_text("whole")
+    snapshot = home / "snapshots/1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    (snapshot / "config.json").symlink_to("../../blobs/def")
+    (snapshot / "outside.safetensors").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine").write_text("not the hub's")
+    broken = ("model.safetensors: 4 of 9 bytes", "outside.safetensors: cut", "gone.safetensors: named in the index, not there")
+    model = Checkpoint(
+        name="google/gemma", model_type="", architectures=(), quantization="", head_dims=(), broken=broken, path=str(snapshot)
+    )
+    sick = change(SPARK, checkpoints=(model,))
+    before = settled(tmp_path)
+    carry_out(plan(sick, examine(sick)), quiet())
+    assert not (snapshot / "model.safetensors").is_symlink()
+    assert [path.name for path in (home / "blobs").iterdir()] == ["def"]
+    assert (tmp_path / "mine").exists(), "what the hub's folder only links to is its owner's"
+    undo_last(quiet())
+    assert settled(tmp_path) == before
+    assert (snapshot / "model.safetensors").read_text() == "half"
+
+
+def test_a_model_in_a_folder_of_its_own_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("half")
+    model = Checkpoint(
+        name="mine", model_type="", architectures=(), quantization="", head_dims=(), broken=("model.safetensors: cut",), path=str(tmp_path)
+    )
+    sick = change(SPARK, checkpoints=(model,))
+    assert plan(sick, examine(sick)) == []
+
+
+def cpu_torch(env: Path) -> None:
+    (env / "lib/python3.12/site-packages/torch/version.py").write_text("__version__ = '2.10.0+cpu'\ncuda = None\n")
+
+
+def another(env: Path) -> None:
+    """Do what `align` does: put another torch in the place of this one, with files of its own."""
+    site = env / "lib/python3.12/site-packages"
+    shutil.rmtree(site / "torch-2.11.0.dist-info")
+    shutil.rmtree(site / "torch")
+    version = "__version__ = '2.11.1+cu130'\ncuda = '13.0'\n"
+    installed(site, "torch", "2.11.1", {"torch/version.py": version, "torch/new.py": "new", "torchgen/x.py": "new"})
+
+
+def test_another_torch_comes_in_and_the_old_one_back(env: Path, tmp_path: Path) -> None:
+    cpu_torch(env)
+    before = settled(tmp_path)
+    assert "EB-TORCH-001" in faults(real(env))
+    stream = io.StringIO()
+    result = mend(real(env), examine(real(env)), Console(stream=stream), yes=True, again=lambda: examine(real(env)), align=another)
+    assert "EB-TORCH-001  give it the torch that its extensions need" in stream.getvalue()
+    assert "EB-TORCH-001" not in {finding.check.id for finding in result.findings if finding.is_fault}
+    undo_last(quiet())
+    assert settled(tmp_path) == before
+
+
+def test_a_torch_that_cannot_be_had_is_said_and_nothing_is_lost(env: Path, tmp_path: Path) -> None:
+    def refuses(_: Path) -> None:
+        raise AbiError("no torch that a lock names fits", why="none", next="build")
+
+    cpu_torch(env)
+    before, stream = settled(tmp_path), io.StringIO()
+    mend(real(env), examine(real(env)), Console(stream=stream), yes=True, again=lambda: examine(real(env)), align=refuses)
+    assert "could not be mended: no torch that a lock names fits" in stream.getvalue()
+    assert settled(tmp_path) == before
+    undo_last(quiet())
+    assert settled(tmp_path) == before
+
+
+def test_a_mend_killed_while_it_keeps_the_old_torch_leaves_it_in_its_place(
+    env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies come before the exchange: a journal without all of them says that there was none."""
+    cpu_torch(env)
+    before = settled(tmp_path)
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copytree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(plan(real(env), examine(real(env)), align=another), quiet())
+    monkeypatch.undo()
+    monkeypatch.setenv("ENVBUILDER_STATE", str(tmp_path / "state"))
+    undo_last(quiet())
+    assert settled(tmp_path) == before

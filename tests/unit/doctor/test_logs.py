@@ -227,5 +227,5 @@ def test_a_failed_step_can_say_what_its_log_shows(tmp_path: Path) -> None:
     path.write_text(f"{INNOCENT}{LINES['EB-TRI-003']}\n{LINES['EB-VLLM-021']}\n")
     said = recognised(path)
     assert len(said) == 1
-    assert said[0].startswith("EB-TRI-003 triton-python-h (serve.log:11): ")
+    assert said[0].startswith("EB-TRI-003 triton-python-h (serve.log:12): ")
     assert recognised(tmp_path / "none.log") == []
