@@ -129,6 +129,15 @@ def buildah_container(layout: ImageLayout, image: str, *options: str) -> str:
     return done.stdout.strip()
 
 
+def buildah_root(image: str) -> Path:
+    """Return the folder where the files of an image in buildah's storage are."""
+
+    def said(*command: str) -> str:
+        return subprocess.run(["buildah", *command], capture_output=True, text=True, check=True).stdout.strip()
+
+    return Path(said("mount", said("from", "--pull-never", image)))
+
+
 def _need(program: str, package: str) -> None:
     if shutil.which(program) is None or os.geteuid():
         pytest.skip(f"needs {program} (Debian: apt install {package}) and root")

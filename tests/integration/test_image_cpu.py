@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from building import LAUNCHER
-from engines import buildah_container
+from engines import buildah_container, buildah_root
+from image_trees import of_docker, of_folder, of_layout
 
+from envbuilder.images.engines import build_with
 from envbuilder.smoke import children, judging, plugins, serving
 from envbuilder.smoke.client import Client
 from envbuilder.smoke.results import ANSWER, PROMPT, Device, Measured, ServeResult, Stage, Status, from_json
@@ -199,6 +201,19 @@ def test_apt_installs_into_an_image_that_starts_from_ours(images_cpu: Layout, bu
         "/usr/bin/less",
         "tool",
     ]
+
+
+@pytest.mark.parametrize("engine", ["docker", "buildah"])
+def test_engines_build_the_same_files_of_real_packages(
+    engine: str, images_cpu: Layout, docker: DockerEngine, buildah: Path, tmp_path: Path
+) -> None:
+    """Debian's packages and torch, from our Dockerfile: hard links, names that are not ASCII, paths too long for a plain tar."""
+    [image] = [image for image in images_cpu.images() if image.name == "base"]
+    build_with(engine, images_cpu, image, "localhost/real:base", scratch=tmp_path / "context", log=tmp_path / "log")
+    found = of_docker(docker, "localhost/real:base") if engine == "docker" else of_folder(buildah_root("localhost/real:base"))
+    ours = of_layout(images_cpu, image)
+    assert [path for path in sorted(found.keys() | ours.keys()) if found.get(path) != ours.get(path)] == []
+    assert len(ours) > 10_000
 
 
 def test_verify_finds_the_images_to_be_their_lock_s(built_cpu: KilledBuild, images_cpu: Layout) -> None:
