@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         result = _examine(snapshot, args, chosen)
         if args.fix:
             result = _mend(snapshot, result, args, chosen, console)
-    _print(result, console, everything=args.all or bool(args.check), seconds=time.monotonic() - started)
+    _print(result, console, args, seconds=time.monotonic() - started)
     return 1 if any(finding.is_fault for finding in result.findings) else 0
 
 
@@ -148,7 +148,7 @@ def _examine_log(args: argparse.Namespace) -> Examination:
         raise UsageError(f"cannot read the log {path}", why=error.strerror or str(error)) from error
 
 
-def _print(result: Examination, console: Console, *, everything: bool, seconds: float) -> None:
+def _print(result: Examination, console: Console, args: argparse.Namespace, *, seconds: float) -> None:
     if console.json_mode:
         import json
 
@@ -158,7 +158,11 @@ def _print(result: Examination, console: Console, *, everything: bool, seconds: 
         return
     from envbuilder.doctor.render import Style, examination
 
-    print(examination(result, Style.of(sys.stdout), everything=everything, seconds=seconds))  # noqa: T201
+    mendable: frozenset[str] = frozenset()
+    if not (args.facts or args.log is not None or args.fix) and any(finding.is_fault for finding in result.findings):
+        from envbuilder.doctor.fixes import MENDABLE as mendable  # noqa: N811
+    everything = args.all or bool(args.check)
+    print(examination(result, Style.of(sys.stdout), everything=everything, seconds=seconds, mendable=mendable))  # noqa: T201
 
 
 def _list(console: Console) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
@@ -12,7 +13,7 @@ from envbuilder.doctor.pages import commands_for, page
 from envbuilder.facts import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from envbuilder.doctor.model import Check, Examination, Finding
 
@@ -33,6 +34,8 @@ _SAYS = {
     Severity.SLOW: "makes it slow",
     Severity.INFO: "good to know",
 }
+# Said in words too: not everyone sees colours, and a mark alone is easily read over.
+_WORDS = {Status.FAIL: "FAILED ", Status.CRASH: "CRASHED ", Status.WARN: "WARNING ", Status.UNKNOWN: "UNKNOWN "}
 _MOST_EVIDENCE = 4
 _MOST_COMMANDS = 4
 
@@ -63,17 +66,24 @@ class Style:
         return text.encode("ascii", "replace").decode()
 
 
-def examination(result: Examination, style: Style, *, everything: bool = False, seconds: float | None = None) -> str:
-    """Return the page of an examination; `everything` shows what passed and what was skipped, too."""
+def examination(
+    result: Examination, style: Style, *, everything: bool = False, seconds: float | None = None, mendable: Collection[str] = ()
+) -> str:
+    """Return the page of an examination; `everything` shows what passed and what was skipped, too.
+
+    `mendable` are the ids that `--fix` can do something for.
+    """
     lines = [*_wrap(f"Machine: {redact.text(result.host)}", 0, 9), f"Target:  {result.target}", ""] if result.target else []
     followers = _followers(result.findings)
     shown = [finding for finding in result.findings if not finding.explained_by and (finding.is_fault or finding.status is Status.UNKNOWN)]
     for finding in shown:
         lines += [*_finding(finding, style, followers.get(finding.check.id, []), result.environment), ""]
-    lines += _notes(result.findings, style)
+    lines += _notes(result.findings, style, short=bool(shown) and not everything)
     if everything:
         lines += _rest(result.findings, style)
     lines += [*_summary(result, style, seconds)]
+    if able := [finding.check.id for finding in result.findings if finding.is_fault and finding.check.id in mendable]:
+        lines += _wrap(f"Can be mended, and taken back: envbuilder doctor --fix ({', '.join(able)})", 0, 2)
     return style.final("\n".join(lines))
 
 
@@ -88,10 +98,14 @@ def _followers(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
 def _finding(finding: Finding, style: Style, followers: Sequence[Finding], environment: str) -> Iterator[str]:
     mark, code = _MARKS[finding.status]
     entry, verdict = page(finding.check.id), finding.verdict
-    broken = f"Not so: {entry.title[0].lower()}{entry.title[1:]}" if finding.is_fault else entry.title
-    head = [f"{finding.check.id} {finding.check.name}", f"{_SAYS[finding.check.severity]}"]
-    yield style.paint(f"{mark} {head[0]}", code) + style.paint(f"  ({head[1]})", "2")
-    yield from _wrap(broken, 2)
+    head = f"{mark} {_WORDS[finding.status]}{finding.check.id} {finding.check.name}"
+    says = f"  ({_SAYS[finding.check.severity]})"
+    if len(head) + len(says) > WIDTH:
+        yield style.paint(head, code)
+        yield style.paint(says, "2")
+    else:
+        yield style.paint(head, code) + style.paint(says, "2")
+    yield from _wrap(f"Not true here: {entry.title}" if finding.is_fault else entry.title, 2)
     for evidence in verdict.evidence[:_MOST_EVIDENCE]:
         text = redact.text(f"{evidence.source}: {evidence.value}" if evidence.source else evidence.value)
         yield from _labelled("seen", text, style)
@@ -103,13 +117,23 @@ def _finding(finding: Finding, style: Style, followers: Sequence[Finding], envir
         yield from _labelled("note", redact.text(verdict.note), style)
     if finding.status is Status.UNKNOWN:
         return
-    yield from _labelled("why", entry.why, style)
+    yield from _labelled("why", _brief(entry.why), style)
     yield from _labelled("fix", entry.fix, style)
     for command in commands_for(entry, verdict.commands, environment)[:_MOST_COMMANDS]:
         # Commands are never broken: they are there to be copied.
         yield "          " + style.paint(redact.text(command), "1")
     if followers:
-        yield from _labelled("so also", ", ".join(f"{one.check.id} {one.check.name}" for one in followers), style)
+        yield from _labelled("causes", ", ".join(f"{one.check.id} {one.check.name}" for one in followers), style)
+
+
+def _brief(why: str) -> str:
+    """Return the first sentences of a reason, as many as fit four lines: `explain` says the rest."""
+    kept = ""
+    for sentence in re.split(r"(?<=[.!?]) (?=[A-Z`])", why):
+        if kept and len(kept) + len(sentence) > 4 * (WIDTH - 10):
+            break
+        kept = f"{kept} {sentence}".lstrip()
+    return kept
 
 
 def _labelled(label: str, text: str, style: Style) -> Iterator[str]:
@@ -123,9 +147,14 @@ def _wrap(text: str, indent: int, hanging: int | None = None) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=following, break_on_hyphens=False)
 
 
-def _notes(findings: Sequence[Finding], style: Style) -> Iterator[str]:
+def _notes(findings: Sequence[Finding], style: Style, *, short: bool) -> Iterator[str]:
     notes = [finding for finding in findings if finding.status is Status.INFO and not finding.explained_by]
     if not notes:
+        return
+    if short:  # who has a fault to mend reads nothing else
+        names = ", ".join(f"{one.check.id} {one.check.name}" for one in notes)
+        yield from _wrap(f"Only good to know (--all shows them): {names}", 0, 2)
+        yield ""
         return
     yield style.paint("Good to know", "1")
     for finding in notes:
@@ -157,7 +186,7 @@ def _summary(result: Examination, style: Style, seconds: float | None) -> Iterat
     folded = sum(bool(finding.explained_by) for finding in result.findings)
     words = [f"{count[Status.FAIL]} failed" if count[Status.FAIL] else "", f"{count[Status.WARN]} warned" if count[Status.WARN] else ""]
     words += [
-        f"{folded} more that follow from these" if folded else "",
+        f"{folded} caused by these" if folded else "",
         f"{count[Status.CRASH]} checks crashed" if count[Status.CRASH] else "",
     ]
     words += [
@@ -167,12 +196,14 @@ def _summary(result: Examination, style: Style, seconds: float | None) -> Iterat
     took = f", in {seconds:.2f} s" if seconds is not None else ""
     bad = count[Status.FAIL] or count[Status.WARN] or count[Status.CRASH]
     good = "Nothing is wrong." if result.target else "The log shows no failure that is known here."
-    verdict = style.paint("Something is wrong." if bad else good, "31;1" if bad else "32;1")
+    verdict = "Something is wrong." if bad else good
     counts = ", ".join(word for word in words if word)
-    yield f"{verdict} {counts}{took}.".replace(" , in", " In") if counts or took else verdict
+    rows = _wrap(f"{verdict} {counts}{took}.".replace(" , in", " In") if counts or took else verdict, 0, 2)
+    yield style.paint(verdict, "31;1" if bad else "32;1") + rows[0].removeprefix(verdict)
+    yield from rows[1:]
     if bad:
         first = next(finding for finding in result.findings if finding.is_fault and not finding.explained_by)
-        yield f"More of one: envbuilder explain {first.check.id}"
+        yield f"To read more: envbuilder explain {first.check.id}"
 
 
 def explanation(check: Check, style: Style) -> str:

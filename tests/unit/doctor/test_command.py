@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -26,6 +28,7 @@ from envbuilder.facts.codec import to_json
 from envbuilder.facts.snapshot import take
 from envbuilder.files import write_json
 
+STATIC = [check.id for check in all_checks().values() if check.judge is not None]
 SCHEMAS = Path(__file__).parents[3] / "envbuilder/schemas"
 
 
@@ -154,6 +157,44 @@ def test_what_follows_from_a_finding_is_folded_under_it() -> None:
     page = examination(examine(sick), Style())
     assert page.count("✗") == 1
     assert "EB-DRV-008 nvml-no-devices" in page
+
+
+def test_a_page_with_a_fault_says_it_in_words_and_keeps_the_rest_short() -> None:
+    """Read by a tired person, without colours: what failed, its fix, and what `--fix` could do; notes in one line."""
+    sick = SPEAKS["EB-TORCH-001"][1]
+    text = examination(examine(sick), Style(), mendable={"EB-TORCH-001", "EB-FI-001"})
+    assert "✗ FAILED EB-TORCH-001 torch-cpu-wheel" in text
+    assert "Can be mended, and taken back: envbuilder doctor --fix (EB-TORCH-001)" in text
+    assert text.count("\ni EB-") == 0
+    assert "EB-DRV-027" in text.partition("Only good to know")[2]
+    assert "! WARNING EB-ENV-016" in examination(examine(SPEAKS["EB-ENV-016"][1]), Style())
+    assert "\ni EB-DRV-027" in examination(examine(SPARK), Style()), "a healthy machine has nothing else to say"
+
+
+@pytest.mark.parametrize("id", STATIC)
+def test_every_finding_fits_80_columns_with_and_without_colour(id: str) -> None:
+    result = examine(SPEAKS[id][1])
+    for everything in (False, True):
+        plain, coloured = (examination(result, Style(colour=colour), everything=everything) for colour in (False, True))
+        assert re.sub("\033\\[[0-9;]*m", "", coloured) == plain, "colours add nothing and take nothing away"
+        assert [line for line in plain.splitlines() if len(line) > 80 and not line.startswith(" " * 10)] == []
+
+
+def test_a_log_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(b"fine\nFailed to initialize NVML: Driver/library version mismatch\n"))
+    monkeypatch.setattr("sys.stdin", stream)
+    assert main(["doctor", "--log", "-", "--json"]) == 1
+    assert printed(capsys)["findings"][0]["evidence"][0]["source"] == "standard input:2"
+
+
+def test_a_fault_of_our_own_is_exit_code_3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever runs it in a script must tell a sick machine (1) from a doctor that fell over (3)."""
+
+    def falls(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("envbuilder.doctor.examine.examine", falls)
+    assert main(["doctor", "--facts", saved(tmp_path / "well.json", SPARK)]) == 3
 
 
 def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

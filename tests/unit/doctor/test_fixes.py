@@ -89,6 +89,21 @@ def test_nothing_happens_without_a_yes(sick: Snapshot, tmp_path: Path, monkeypat
     assert "EB-FI-001" in stream.getvalue(), "the plan is shown all the same"
 
 
+@pytest.mark.parametrize(("answer", "done"), [("y\n", True), ("YES\n", True), ("\n", False), ("n\n", False), ("", False)])
+def test_a_person_is_asked_and_only_a_yes_is_one(
+    answer: str, done: bool, sick: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # noqa: FBT001
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    stream = io.StringIO()
+    mend(sick, examine(sick), Console(stream=stream), yes=False, again=lambda: examine(SPARK))
+    assert "Go ahead? [y/N]" in stream.getvalue()
+    assert (tmp_path / "env/lib/python3.12/site-packages/~orch").exists() is not done
+
+
 def test_it_is_examined_again_afterwards(sick: Snapshot) -> None:
     healthy = examine(SPARK)
     assert mend(sick, examine(sick), quiet(), yes=True, again=lambda: healthy) is healthy

@@ -73,6 +73,38 @@ def test_a_machine_without_anything_is_read_without_an_error(tmp_path: Path) -> 
     assert {reading.name for reading in taken.readers if reading.status != "ok"} == {"memory"}
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "variables", "expected"),
+    [
+        ("/.dockerenv", "", {}, "docker"),
+        ("/run/.containerenv", "engine=podman", {}, "podman"),
+        ("/x", "", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
+        ("/proc/1/cgroup", "0::/kubepods.slice/kubepods-burstable.slice/x", {}, "kubernetes"),
+        ("/proc/1/cgroup", "12:cpuset:/docker/0123456789ab", {}, "docker"),
+        ("/proc/1/cgroup", "0::/machine.slice/libpod-abc.scope", {}, "podman"),
+        ("/run/systemd/container", "lxc\n", {}, "lxc"),
+        ("/proc/1/cgroup", "0::/init.scope", {}, ""),
+    ],
+)
+def test_the_inside_of_a_container_is_known(file: str, text: str, variables: dict[str, str], expected: str, tmp_path: Path) -> None:
+    """Fixes differ inside: a driver cannot be installed there, and the GPU comes with how the container was started."""
+    path = tmp_path / file.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    assert machine.read_host(world(tmp_path, **variables)).container == expected
+
+
+def test_wsl_and_a_remote_shell_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "proc/sys/kernel/osrelease"
+    path.parent.mkdir(parents=True)
+    path.write_text("6.6.87.2-microsoft-standard-WSL2\n")
+    host = machine.read_host(world(tmp_path, SSH_CONNECTION="198.51.100.7 50000 198.51.100.8 22"))
+    assert (host.wsl, host.remote_shell) == (True, True)
+    path.write_text("6.17.0-1032-nvidia\n")
+    host = machine.read_host(world(tmp_path))
+    assert (host.wsl, host.remote_shell) == (False, False)
+
+
 def test_unclean_boots_are_counted_from_wtmp(tmp_path: Path) -> None:
     record = struct.Struct("hi32s4s32s256shhiii16s20s")
 
