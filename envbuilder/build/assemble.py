@@ -64,15 +64,19 @@ def assemble(name: str, environment: Environment, wheels: Sequence[LockedWheel],
     return made
 
 
-def is_intact(layout: Layout, name: str, identity: str, wheels: Sequence[LockedWheel]) -> bool:
-    """Whether an environment is the one that a record speaks of and still holds what it was made of, by a cheap look."""
+def is_intact(layout: Layout, name: str, identity: str, wheels: Sequence[LockedWheel], *, foreign: bool) -> bool:
+    """Whether an environment is the one that a record speaks of and still holds what it was made of, by a cheap look.
+
+    Its Python is a link to one outside, which may have been removed; only a *foreign* one was never here.
+    """
     environment = layout.environment(name)
     try:
         marker = json.loads((environment / MARKER).read_bytes())["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    site = find_site(environment)
-    return marker == identity and site is not None and os.path.lexists(layout.python(name)) and _differences(wheels, site) == []
+    site, python = find_site(environment), layout.python(name)
+    runs = os.path.lexists(python) if foreign else python.is_file() and os.access(python, os.X_OK)
+    return marker == identity and site is not None and runs and _differences(wheels, site) == []
 
 
 def _check_content(name: str, wheels: Sequence[LockedWheel], site: Path) -> None:

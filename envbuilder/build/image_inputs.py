@@ -133,7 +133,7 @@ def lock_files(folder: Path) -> dict[str, bytes]:
 
 
 def _packages(source: ImageSource) -> tuple[Package, ...]:
-    from envbuilder.store.debian import fetch_packages  # noqa: PLC0415 - it loads a client
+    from envbuilder.store.mirrors import fetch_packages  # noqa: PLC0415 - it loads a client
 
     assert source.lock.images is not None  # noqa: S101 - checked by the caller
     locked = source.lock.images.packages.get(source.machine, ())

@@ -43,9 +43,6 @@ class ImageStage:
 
     def run(self) -> None:
         plan = self.plan
-        if not plan.images:
-            self.chain.skip(NAME, "--no-image was given")
-            return
         if plan.target.images is None:
             self.chain.skip(NAME, f"target {plan.target.name} says nothing of images")
             return

@@ -31,16 +31,13 @@ class Interpreter:
         return ".".join(self.version.split(".")[:2])
 
 
-def find_interpreter(target: Target, *, store: Store) -> Interpreter:
-    """Return the Python to build a target with.
+def find_interpreter(target: Target, machine: Machine, *, store: Store) -> Interpreter:
+    """Return the Python to build a target with, for one of its machines.
 
-    On a machine of the target's kind that is the one that runs envbuilder, if the target admits it, else what uv finds
-    here; on another machine it is the one that the target's machines have.
+    On a machine of that kind it is the one that runs envbuilder, if the target admits it, else what uv finds here; on
+    another it is the one that the target's machines have.
     """
-    for machine in target.machines:
-        if machine == platform.machine():
-            return _own_interpreter(target.python, machine, store=store)
-    return _foreign_interpreter(target)
+    return _own_interpreter(target.python, machine, store=store) if machine == platform.machine() else _foreign_interpreter(target, machine)
 
 
 def _own_interpreter(specifier: str, machine: Machine, *, store: Store) -> Interpreter:
@@ -61,12 +58,12 @@ def _own_interpreter(specifier: str, machine: Machine, *, store: Store) -> Inter
     return Interpreter(path=path, version=version, machine=machine)
 
 
-def _foreign_interpreter(target: Target) -> Interpreter:
+def _foreign_interpreter(target: Target, machine: Machine) -> Interpreter:
     if target.cross_python is None:
         raise ConfigurationError(
-            f"target {target.name} can only be built on {' or '.join(target.platforms)}",
+            f"target {target.name} for linux/{machine} can only be built on such a machine",
             why="It names no `cross-python`, the Python that its machines have.",
             next="`envbuilder targets` lists the targets and says which fit here.",
         )
     minor = ".".join(target.cross_python.split(".")[:2])
-    return Interpreter(path=f"/usr/bin/python{minor}", version=target.cross_python, machine=target.machines[0], foreign=True)
+    return Interpreter(path=f"/usr/bin/python{minor}", version=target.cross_python, machine=machine, foreign=True)

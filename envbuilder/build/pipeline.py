@@ -67,6 +67,9 @@ class _Pipeline:
         self._images()
 
     def _images(self) -> None:
+        if not self.plan.images:
+            self.chain.skip("image", "--no-image was given")
+            return
         from envbuilder.build.image_stage import ImageStage  # noqa: PLC0415 - what it needs is not loaded for --no-image
 
         ImageStage(plan=self.plan, chain=self.chain, console=self.console).run()
@@ -114,7 +117,7 @@ class _Pipeline:
             "wheels": sorted(wheel.file.sha256 for wheel in wheels),
             "overlays": {overlay: overlays.digest(overlay) for overlay in environment.overlays},
             "rules": [rule.model_dump() for rule in (*environment.shared_paths, *environment.expected_abi)],
-            "python": [plan.interpreter.path, plan.interpreter.version],
+            "python": [plan.interpreter.path, plan.interpreter.version, plan.interpreter.machine],
         }
 
         def run(step: Step) -> Result:
@@ -123,7 +126,7 @@ class _Pipeline:
             return {"made": made.identity, "bytes": made.bytes, "files": made.files}
 
         def intact(result: Result) -> bool:
-            return is_intact(plan.layout, name, result["made"], wheels)
+            return is_intact(plan.layout, name, result["made"], wheels, foreign=plan.interpreter.foreign)
 
         self.chain.run(Stage(name=f"assemble-{name}", inputs=inputs, run=run, intact=intact))
 

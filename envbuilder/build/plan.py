@@ -54,6 +54,7 @@ def make_plan(
     target_file: Path,
     release_name: str | None,
     *,
+    machine: Machine,
     layout: Layout,
     store: Store,
     offline: bool,
@@ -63,22 +64,16 @@ def make_plan(
     jobs: int | None = None,
     verify: bool = False,
 ) -> Plan:
-    """Read the lock and the settings and check that they fit the target and this machine.
+    """Read the lock and the settings and check that they fit the target and this machine; `machine` is the one built for.
 
-    Raises LockError (missing, changed, stale), UsageError (a way to vLLM that is not offered), ConfigurationError (another system, no fitting Python).
+    Raises LockError (missing, changed, stale), UsageError (a way to vLLM that is not offered), ConfigurationError
+    (another system, no fitting Python).
     """
-    if platform.system() != "Linux":
-        raise ConfigurationError("envbuilder builds on Linux only", why=f"This is {platform.system()}.")
+    _require_linux()
     name, release = target.release(release_name)
     folder = lock_folder(target_file, target, name)
-    lock = read_lock(folder)
-    if lock.intent != intent_of(target, release):
-        raise LockError(
-            f"the lock of {target.name} {name} is stale",
-            why=f"{target_file.name} asks for something else than when the lock was made.",
-            next=f"Run `envbuilder lock --target {target.name} --release {name}`, or take the target's file back.",
-        )
-    interpreter = find_interpreter(target, store=store)
+    lock = _current_lock(folder, target, name, target_file=target_file)
+    interpreter = find_interpreter(target, machine, store=store)
     way = choose_vllm(release, vllm)
     if way == "source":
         check_source(lock, target, name, release)
@@ -93,9 +88,7 @@ def make_plan(
         settings=read_settings(),
         offline=offline,
         smoke=smoke,
-        wheels={
-            environment: lock.wheels(environment, interpreter.version, interpreter.machine) for environment, _ in release.environments()
-        },
+        wheels={part: lock.wheels(part, interpreter.version, interpreter.machine) for part, _ in release.environments()},
         lock_folder=folder,
         images=images,
         vllm=way,
@@ -104,6 +97,32 @@ def make_plan(
         jobs=jobs,
         verify=verify,
     )
+
+
+def _require_linux() -> None:
+    if platform.system() != "Linux":
+        raise ConfigurationError("envbuilder builds on Linux only", why=f"This is {platform.system()}.")
+
+
+def _current_lock(folder: Path, target: Target, release: str, *, target_file: Path) -> Lock:
+    lock = read_lock(folder)
+    if lock.intent != intent_of(target, target.releases[release]):
+        raise LockError(
+            f"the lock of {target.name} {release} is stale",
+            why=f"{target_file.name} asks for something else than when the lock was made.",
+            next=f"Run `envbuilder lock --target {target.name} --release {release}`, or take the target's file back.",
+        )
+    return lock
+
+
+def chosen_machine(target: Target, asked: str | None) -> Machine:
+    """Return the machine to build for: of the platform asked for, else of this one's kind, else the target's first. Raises UsageError."""
+    if asked is None:
+        return next((it for it in target.machines if it == platform.machine()), target.machines[0])
+    by_platform = dict(zip(target.platforms, target.machines, strict=True))
+    if asked not in by_platform:
+        raise UsageError(f"target {target.name} is not built for {asked}", next=f"Its platforms: {', '.join(target.platforms)}.")
+    return by_platform[asked]
 
 
 def choose_vllm(release: Release, choice: str | None) -> Literal["source", "published"]:

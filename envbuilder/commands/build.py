@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     options.add_target(parser)
     options.add_release(parser)
+    parser.add_argument("--platform", metavar="P", help="one of the target's platforms (default: this machine's own, else its first)")
     parser.add_argument("--out", metavar="DIR", help="where the results go (default: .envbuilder/<target>)")
     parser.add_argument("--vllm", choices=("source", "published"), help="where vLLM comes from (default: what the release says)")
     parser.add_argument("--jobs", metavar="N", type=_positive, help="compiles at once, memory permitting (default: one for each core)")
@@ -45,16 +46,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     import json
 
     from envbuilder.build.pipeline import build
-    from envbuilder.build.plan import make_plan
+    from envbuilder.build.plan import chosen_machine, make_plan
     from envbuilder.layout import Layout
     from envbuilder.store.cache import Store, default_root
 
     target, path = options.chosen_target(args.target)
-    layout = Layout.of(args.out or options.default_out(target.name))
+    machine = chosen_machine(target, args.platform)
+    # What is built for another platform than usual has a place of its own: the usual one is kept.
+    suffix = f"-{machine}" if machine != chosen_machine(target, None) else ""
+    layout = Layout.of(args.out or options.default_out(f"{target.name}{suffix}"))
     plan = make_plan(
         target,
         path,
         args.release,
+        machine=machine,
         layout=layout,
         store=Store(default_root()),
         offline=args.offline,
@@ -64,7 +69,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         jobs=args.jobs,
         verify=args.verify,
     )
-    console.line(f"{target.name} {plan.release_name}, CPython {plan.interpreter.version}, into {layout.out}")
+    python = f"CPython {plan.interpreter.version}{f' of linux/{plan.interpreter.machine}' if plan.interpreter.foreign else ''}"
+    console.line(f"{target.name} {plan.release_name}, {python}, into {layout.out}")
     with options.diagnosed(layout, console):
         outcomes = build(plan, console)
     if args.json:
@@ -79,6 +85,7 @@ def _document(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, object]:
         "schema": "envbuilder/build/1",
         "target": plan.target.name,
         "release": plan.release_name,
+        "platform": f"linux/{plan.interpreter.machine}",
         "out": str(plan.layout.out),
         "lock": f"sha256:{plan.lock.digest}",
         "manifest": str(plan.layout.manifest),

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from envbuilder.errors import EnvbuilderError
 from envbuilder.smoke import children, judging, plugins, server
-from envbuilder.smoke.client import Client
 from envbuilder.smoke.results import ANSWER, PROMPT, Device, ServeResult, Stage, Status
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from envbuilder.console import Console
+    from envbuilder.smoke.client import Client
 
 _KERNEL = re.compile(r"Using (\w+) for NVFP4")
 _MORE_TOKENS = 4  # than the answer has: a model that does not stop is seen to go on
@@ -38,6 +38,8 @@ class ServeRequest:
 
 def serve(request: ServeRequest, console: Console) -> ServeResult:
     """Serve, decode, judge, stop. Never raises for a server that failed: the result says so."""
+    from envbuilder.smoke.client import Client  # noqa: PLC0415 - a build that serves nothing need not load requests
+
     begun = time.monotonic()
     result = ServeResult(serve=Stage(status=Status.FAILED), decode=_not_run("the server did not start"), device=request.device)
     remedy = f"Log: {request.log}"

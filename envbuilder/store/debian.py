@@ -1,35 +1,21 @@
-"""Debian packages: what a lock knows of one, and getting them into the store from the mirrors that apt is set to.
+"""Debian packages: what a lock knows of one, their control files, and where apt is set to look for them.
 
-A lock names a package's path below a mirror, its size and sha256, never a mirror. Where to look is apt's own
-configuration, in both of its spellings (sources.list(5)); ENVBUILDER_DEBIAN_MIRROR names others (addresses or folders,
-separated by spaces), for a machine that has no apt, or another distribution's.
+A lock names a package's path below a mirror, its size and sha256, never a mirror; apt's own configuration has two
+spellings (sources.list(5)). mirrors.py gets packages into the store.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
-from urllib.parse import quote
-
-from envbuilder.errors import FetchError
-from envbuilder.store.cache import Wanted
-from envbuilder.store.fetch import Fetched, fetch
-from envbuilder.store.index import Offer, local_path
-from envbuilder.store.settings import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from envbuilder.console import Console
-    from envbuilder.store.cache import Store
-    from envbuilder.store.settings import Settings
+    from collections.abc import Iterable, Iterator, Sequence
 
 PackageLayer: TypeAlias = Literal["rootfs", "dev"]
-VARIABLE = "ENVBUILDER_DEBIAN_MIRROR"
-_APT = Path("/etc/apt")
+APT = Path("/etc/apt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,41 +50,7 @@ class AptSource:
         return f"deb {f'[{options}] ' if options else ''}{self.uri} {self.suite} {' '.join(self.components)}".rstrip()
 
 
-def fetch_packages(
-    packages: Sequence[DebianPackage], *, store: Store, settings: Settings, console: Console, offline: bool = False
-) -> Fetched:
-    """Bring every package into the store. Raises HashMismatchError, FetchError or StorageError, as for wheels."""
-    paths = {package.sha256: package.path for package in packages}
-    places = [place for place in mirrors() if not offline or local_path(place.location)]
-
-    def offered(item: Wanted) -> Iterator[Offer]:
-        for place in places:
-            if folder := local_path(place.location):  # a mirror's own tree, or just a folder of packages
-                found = [path for path in (folder / paths[item.sha256], folder / item.filename) if path.is_file()]
-                yield from (Offer(place=place, location=str(path), sha256=None) for path in found[:1])
-            else:
-                yield Offer(place=place, location=f"{place.location.rstrip('/')}/{quote(paths[item.sha256])}", sha256=None)
-
-    wanted = [Wanted(project=it.name, filename=it.filename, sha256=it.sha256, size=it.size) for it in packages]
-    try:
-        return fetch(wanted, store=store, settings=settings, console=console, offline=offline, offered=offered)
-    except FetchError as error:
-        raise FetchError(
-            error.what,
-            why=error.why,
-            next=f"{VARIABLE} names mirrors or folders of the release that was locked; a point release drops older files from most mirrors.",
-        ) from error
-
-
-def mirrors(environ: Mapping[str, str] | None = None, *, apt: Path = _APT) -> tuple[Place, ...]:
-    """Return where Debian packages may be had, in the order in which places are tried."""
-    env = os.environ if environ is None else environ
-    named = [Place(location=word, setting=VARIABLE) for word in env.get(VARIABLE, "").split()]
-    configured = [Place(location=source.uri, setting="apt's sources") for source in apt_sources(apt)]
-    return tuple({place.location.rstrip("/"): place for place in (*configured[::-1], *named[::-1])}.values())[::-1]
-
-
-def apt_sources(apt: Path = _APT) -> list[AptSource]:
+def apt_sources(apt: Path = APT) -> list[AptSource]:
     """Read apt's sources, the one-line and the deb822 files; those that are switched off, or not of http or file, are left out."""
     files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*.list"))]
     found = [source for path in files for source in _one_line(_text(path))]

@@ -9,7 +9,8 @@ import pytest
 
 from envbuilder.errors import FetchError
 from envbuilder.store.cache import Store
-from envbuilder.store.debian import VARIABLE, DebianPackage, apt_sources, fetch_packages, mirrors, paragraphs
+from envbuilder.store.debian import DebianPackage, apt_sources, paragraphs
+from envbuilder.store.mirrors import VARIABLE, fetch_packages, mirrors
 from envbuilder.store.settings import Settings
 
 if TYPE_CHECKING:
