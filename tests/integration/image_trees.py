@@ -67,7 +67,11 @@ def of_docker(engine: DockerEngine, tag: str) -> Files:
         found = in_tar(io.BufferedReader(_Chunks(container.export()), _BUFFER), {})
     finally:
         container.remove()
-    return {path: value for path, value in found.items() if path not in _DOCKER_S}
+    return without_docker_s(found)
+
+
+def without_docker_s(files: Files) -> Files:
+    return {path: value for path, value in files.items() if path not in _DOCKER_S}
 
 
 def of_folder(root: Path) -> Files:
