@@ -91,8 +91,12 @@ def test_nothing_happens_without_a_yes(sick: Snapshot, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(("answer", "done"), [("y\n", True), ("YES\n", True), ("\n", False), ("n\n", False), ("", False)])
 def test_a_person_is_asked_and_only_a_yes_is_one(
-    answer: str, done: bool, sick: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # noqa: FBT001
+    answer: str,
+    done: bool,  # noqa: FBT001
+    sick: Snapshot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
