@@ -49,10 +49,23 @@ class Laps:
         print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
 
 
+class Ear:
+    """Lets a model say the text, and keeps what it said under a name."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, request: dict[str, Any], laps: Laps) -> None:
+        self.decoded: dict[str, str] = {}
+        self.confidence: dict[str, float] = {}
+        self._tokenizer, self._prompt, self._answer, self._laps = tokenizer, request["prompt"], request["answer"], laps
+
+    def listen(self, name: str, model: Gemma4UnifiedForConditionalGeneration) -> None:
+        self.decoded[name], self.confidence[name] = decode(model, self._tokenizer, self._prompt, self._answer)
+        self._laps.done(f"decode {name}")
+
+
 def main() -> None:
-    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    out = Path(sys.argv[1]).absolute().parent
-    base, quantized = out / "base", out / "quantized"
+    path = Path(sys.argv[1]).absolute()
+    request = json.loads(path.read_text(encoding="utf-8"))
+    base, quantized = path.parent / "base", path.parent / "quantized"
     laps = Laps()
     import torch
     import transformers
@@ -62,51 +75,63 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     laps.done("import")
     tokenizer = make_tokenizer(bos=request["bos"])
-    model = make_model(tokenizer)
-    decoded: dict[str, str] = {}
-    confidence: dict[str, float] = {}
-
-    def listen(name: str, heard: Gemma4UnifiedForConditionalGeneration) -> None:
-        decoded[name], confidence[name] = decode(heard, tokenizer, request["prompt"], request["answer"])
-        laps.done(f"decode {name}")
-
-    laps.done("make")
-    listen("random", model)
-    steps, loss = overfit(model, tokenizer, request["prompt"] + request["answer"], most_steps=request["steps"])
-    laps.done("overfit")
-    listen("fp32", model)
-    model = model.to(torch.bfloat16)
-    listen("bf16", model)
-    save(model, tokenizer, base)
-    model.config.name_or_path = str(base)  # llmcompressor opens it from 0.14 on, to see whether the model is quantized already
-    laps.done("save")
-    compress(model, tokenizer, request["prompt"] + request["answer"])
-    # Never decode here: until it is reloaded, the model rounds every weight anew on every step (a minute for this text).
-    save(model, tokenizer, quantized, save_compressed=True)
-    del model
-    laps.done("quantize")
-    model, loading = transformers.AutoModelForImageTextToText.from_pretrained(quantized, dtype=torch.bfloat16, output_loading_info=True)
-    listen("quantized", model)
-    modules, left_alone = compare(base, quantized, model)
-    laps.done("compare")
+    ear = Ear(tokenizer, request, laps)
     result = {
-        "decoded": decoded,
-        "confidence": confidence,
-        "steps": steps,
-        "loss": loss,
-        "modules": modules,
-        "left_alone": left_alone,
-        "missing_keys": sorted(loading["missing_keys"]),
-        "unexpected_keys": sorted(loading["unexpected_keys"]),
+        **make(tokenizer, request, ear, laps, base=base, quantized=quantized),
+        **reload(ear, laps, base=base, quantized=quantized),
+        "decoded": ear.decoded,
+        "confidence": ear.confidence,
         "base": describe(base),
         "quantized": describe(quantized),
         "versions": {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS} | {"torch": torch.__version__},
         "seconds": laps.seconds,
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    temporary = out / ".result.json"
+    temporary = path.with_name(".result.json")
     temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    temporary.replace(out / "result.json")
+    temporary.replace(path.with_name("result.json"))
+
+
+def make(
+    tokenizer: PreTrainedTokenizerFast, request: dict[str, Any], ear: Ear, laps: Laps, *, base: Path, quantized: Path
+) -> dict[str, Any]:
+    """Make the model, teach it the text, and write it in bf16 and quantized; it is heard before, between and after."""
+    import torch
+
+    text = request["prompt"] + request["answer"]
+    model = make_model(tokenizer)
+    laps.done("make")
+    ear.listen("random", model)
+    steps, loss = overfit(model, tokenizer, text, most_steps=request["steps"])
+    laps.done("overfit")
+    ear.listen("fp32", model)
+    model = model.to(torch.bfloat16)
+    ear.listen("bf16", model)
+    save(model, tokenizer, base)
+    model.config.name_or_path = str(base)  # llmcompressor opens it from 0.14 on, to see whether the model is quantized already
+    laps.done("save")
+    compress(model, tokenizer, text)
+    # Never decode here: until it is reloaded, the model rounds every weight anew on every step (a minute for this text).
+    save(model, tokenizer, quantized, save_compressed=True)
+    laps.done("quantize")
+    return {"steps": steps, "loss": loss}
+
+
+def reload(ear: Ear, laps: Laps, *, base: Path, quantized: Path) -> dict[str, Any]:
+    """Read the quantized model back, hear it, and compare its weights with the file's and with the bf16 ones."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model, loading = AutoModelForImageTextToText.from_pretrained(quantized, dtype=torch.bfloat16, output_loading_info=True)
+    ear.listen("quantized", model)
+    modules, left_alone = compare(base, quantized, model)
+    laps.done("compare")
+    return {
+        "modules": modules,
+        "left_alone": left_alone,
+        "missing_keys": sorted(loading["missing_keys"]),
+        "unexpected_keys": sorted(loading["unexpected_keys"]),
+    }
 
 
 def make_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
