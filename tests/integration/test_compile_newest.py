@@ -1,6 +1,7 @@
 """The newest release of dgx-spark, vLLM 0.32.0 with torch 2.13, by the same stage: all of it configured for sm_121a, a part compiled.
 
-Nine units that take a minute and a half of CPU, out of 109.
+Nine units that take two minutes of CPU, out of 109. Run by `just integration test_compile_newest`.
+
 Its build files ask for CUTLASS v4.7.1, which no wheel on the package index carries. Here FlashInfer's 4.5.0 lies in its
 place, for units that read no header of it: the compiler's own list of what each unit read is looked at. Nothing here
 says that the whole of it builds with another CUTLASS than the one asked for.
