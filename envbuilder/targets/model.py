@@ -281,7 +281,7 @@ class Images(_Model):
     packages: tuple[str, ...] = ()
     dev_packages: tuple[str, ...] = ()
     compression: Literal["zstd"] = "zstd"
-    level: Annotated[int, Field(ge=1, le=19)] = 3
+    level: Annotated[int, Field(ge=1, le=19)] = 2
     user: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "envbuilder"
     uid: Annotated[int, Field(ge=1000, le=59999)] = 1000
 
