@@ -80,6 +80,20 @@ def test_the_flashinfer_repair_mends_a_real_environment_and_is_taken_back(wheels
     assert [name for name in sorted(path.name for path in env.iterdir()) if not name.startswith(".envbuilder")] == before
 
 
+def test_a_torch_repair_that_would_not_load_leaves_the_old_one_in_its_place(wheels: Path, tmp_path: Path) -> None:
+    """The trap that most owners of a Spark step into, here without NVIDIA's libraries: the torch that fits would not load either."""
+    env = wheels / "cpu-torch-fix"
+    site = install(env / "lib/python3.12/site-packages", [VLLM, "torch==2.10.0", TRANSFORMERS], dependencies=False, python="3.12")
+    (env / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.12.3\n")
+    before = {path.relative_to(site): path.stat().st_size for path in site.rglob("*") if path.is_file()}
+    assert first(doctor(env)) == "EB-TORCH-001"
+    state = {"ENVBUILDER_STATE": str(tmp_path / "state")}
+    assert first(doctor(env, "--fix", "--yes", **state)) == "EB-TORCH-001"
+    assert {path.relative_to(site): path.stat().st_size for path in site.rglob("*") if path.is_file()} == before
+    subprocess.run([sys.executable, "-m", "envbuilder", "doctor", "--undo"], check=True, env={**os.environ, **state}, cwd=ROOT)
+    assert {path.relative_to(site): path.stat().st_size for path in site.rglob("*") if path.is_file()} == before
+
+
 def test_a_transformers_too_old(wheels: Path) -> None:
     """What a bare resolve of vLLM 0.23.0 picks: allowed by its metadata, and without Gemma 4."""
     findings = doctor(install(wheels / "old", [VLLM, TORCH, "transformers==4.57.6", "nvidia-cuda-runtime==13.0.96"], dependencies=False))

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 PLATFORM = "aarch64-manylinux_2_39"
 
 
-def install(goal: Path, requirements: Sequence[str], *, dependencies: bool, platform: str | None = PLATFORM) -> Path:
+def install(goal: Path, requirements: Sequence[str], *, dependencies: bool, platform: str | None = PLATFORM, python: str = "3.11") -> Path:
     """Install wheels into a folder, for another machine where `platform` says so."""
-    command = [find_uv_bin(), "pip", "install", "--quiet", "--python-version", "3.11", "--only-binary", ":all:", "--target", str(goal)]
+    command = [find_uv_bin(), "pip", "install", "--quiet", "--python-version", python, "--only-binary", ":all:", "--target", str(goal)]
     command += [] if dependencies else ["--no-deps"]
     command += ["--python-platform", platform] if platform else []
     subprocess.run([*command, *requirements], check=True, timeout=1800)
