@@ -1,10 +1,18 @@
 """How long the `serve` image takes: written by envbuilder, built by docker, built by buildah; cold, and with one package changed.
 
-    python bench/images.py --out .envbuilder/cpu --work DIR [--engines docker buildah]
+    python bench/images.py --out .envbuilder/cpu --work DIR [--engines docker buildah] [--registry 127.0.0.1:5000]
 
-All make the same files from the same wheels. Engines get a Dockerfile that installs the wheels with pip, as people write
-it: the wheels are at hand, nothing is downloaded. "Changed" is one small distribution less in the requirements, which is
-what another version of it costs. Runs as root (buildah, dockerd); DOCKER_HOST names the engine. One JSON document.
+All make the same files from the same wheels, which are at hand: nothing is downloaded. Engines get a Dockerfile that
+installs the wheels with pip, as people write it. "Changed" is one small distribution less in the requirements, which is
+what another version of it costs.
+
+They do not stop at the same point, so three times are taken of each, all counted from the start:
+  made     envbuilder: a layout of compressed layers with their digests, ready to be sent. Engines: an image in their own
+           storage, unpacked on the disk and not compressed (docker 20.10, buildah 1.28).
+  loaded   envbuilder: made, and handed to docker; docker: made.
+  pushed   made, and in a registry on loopback (--registry), which others can pull from. Engines compress with gzip here.
+"cpu" are seconds of this process and its children; what dockerd spends is not in it. Runs as root (buildah, dockerd);
+DOCKER_HOST names the engine. One JSON document.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -27,12 +36,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from envbuilder.build.image_inputs import make_inputs
 from envbuilder.build.image_stage import source_of_build
 from envbuilder.console import Console
+from envbuilder.images.engines import DockerEngine
 from envbuilder.images.layers import LayerStore, write_tar
 from envbuilder.images.oci import Layout as ImageLayout
 from envbuilder.images.recipe import layers_of
+from envbuilder.images.registry import Reference, Registry
 from envbuilder.images.write import write_images
 from envbuilder.layout import Layout
 from envbuilder.store.cache import Store, default_root
+from envbuilder.store.settings import Settings
 
 if TYPE_CHECKING:
     from envbuilder.images.inputs import Inputs
@@ -55,6 +67,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--work", required=True, type=Path)
     parser.add_argument("--engines", nargs="*", default=["docker", "buildah"])
+    parser.add_argument("--registry", help="host:port of a registry on this machine, without a login")
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
     args.work.mkdir(parents=True)
@@ -64,9 +77,9 @@ def main() -> None:
     wheels = inputs.environments["serve"].wheels
     results: dict[str, object] = {"wheels": {"count": len(wheels), "bytes": sum(it.path.stat().st_size for it in wheels)}}
     results["load average"] = os.getloadavg()[0]
-    results["envbuilder"] = write(inputs, args.work)
+    results["envbuilder"] = write(inputs, args.work, load="docker" in args.engines, registry=args.registry)
     prepare(inputs, args.work / "context")
-    results |= {engine: build(engine, inputs, args.work / "context") for engine in args.engines}
+    results |= {engine: build(engine, inputs, args.work / "context", args.registry) for engine in args.engines}
     print(json.dumps(results, indent=2))
 
 
@@ -77,16 +90,45 @@ def changed(inputs: Inputs) -> Inputs:
     return replace(inputs, environments={**inputs.environments, "serve": other})
 
 
-def write(inputs: Inputs, work: Path) -> dict[str, float]:
-    """Make the layers of `serve` in a store of their own, and name them in a layout."""
+class Clock:
+    """Seconds since it was made, and CPU seconds of this process and its children."""
+
+    def __init__(self) -> None:
+        self._begun, self._cpu = time.monotonic(), self._used()
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": round(time.monotonic() - self._begun, 1), "cpu": round(self._used() - self._cpu, 1)}
+
+    @staticmethod
+    def _used() -> float:
+        return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def write(inputs: Inputs, work: Path, *, load: bool, registry: str | None) -> dict[str, object]:
+    """Make the layers of `serve` in a store of their own, name them in a layout, load and push that."""
     layers, layout = LayerStore(work / "store"), ImageLayout(work / "image")
-    found = {}
+    found: dict[str, object] = {}
     for name, one in (("cold", inputs), ("changed", changed(inputs))):
-        begun = time.monotonic()
+        clock = Clock()
         write_images(one, layers=layers, layout=layout, console=Console(stream=io.StringIO()), images=("serve",))
-        found[name] = round(time.monotonic() - begun, 1)
+        made = clock.read()
+        times = {"made": made}
+        if load:
+            clock = Clock()
+            DockerEngine.connect().load(layout, layout.images()[0], "envbuilder-bench-loaded")
+            times["loaded"] = _sum(made, clock.read())
+        if registry:
+            clock = Clock()
+            reference = Reference.parse(f"{registry}/envbuilder")
+            Registry(reference=reference, settings=Settings(), state=work / "uploads").push(layout, {"serve": "bench"})
+            times["pushed"] = _sum(made, clock.read())
+        found[name] = times
     found["bytes"] = sum(blob.size for blob in layout.images()[0].layers)
     return found
+
+
+def _sum(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {key: round(one[key] + other[key], 1) for key in one}
 
 
 def prepare(inputs: Inputs, context: Path) -> None:
@@ -99,16 +141,28 @@ def prepare(inputs: Inputs, context: Path) -> None:
     (context / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
 
 
-def build(engine: str, inputs: Inputs, context: Path) -> dict[str, float]:
-    found = {}
+def build(engine: str, inputs: Inputs, context: Path, registry: str | None) -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, one in (("cold", inputs), ("changed", changed(inputs))):
         lines = [f"{wheel.name}=={wheel.version}\n" for wheel in one.environments["serve"].wheels]
         (context / "requirements.txt").write_text("".join(lines), encoding="utf-8")
-        argv = [engine, *OPTIONS[engine], *(["--no-cache"] if name == "cold" else []), str(context)]
-        begun = time.monotonic()
-        subprocess.run(argv, check=True, env={**os.environ, "DOCKER_BUILDKIT": "1"}, stdout=sys.stderr)
-        found[name] = round(time.monotonic() - begun, 1)
+        clock = Clock()
+        _run(engine, *OPTIONS[engine], *(["--no-cache"] if name == "cold" else []), str(context))
+        times = {"made": clock.read()}
+        if registry:
+            goal = f"{registry}/{engine}:bench"
+            if engine == "docker":
+                _run(engine, "tag", "envbuilder-bench", goal)
+                _run(engine, "push", goal)
+            else:
+                _run(engine, "push", "--tls-verify=false", "envbuilder-bench", f"docker://{goal}")
+            times["pushed"] = clock.read()
+        found[name] = times
     return found
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, env={**os.environ, "DOCKER_BUILDKIT": "1"}, stdout=sys.stderr)
 
 
 if __name__ == "__main__":
