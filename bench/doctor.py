@@ -89,7 +89,8 @@ def show(figures: dict[str, Any]) -> None:
     for name, each in figures.items():
         print(f"{name:<26}{each['wall_s']:>9.3f}{each['cpu_s']:>9.3f}{each['peak_mb']:>9.0f}{each['exit_code']:>6.0f}")
     for other in ("vllm.collect_env", "torch.utils.collect_env"):
-        print(f"doctor is {figures[other]['wall_s'] / figures['doctor']['wall_s']:.1f} times faster than python -m {other}")
+        wall, cpu = (figures[other][name] / figures["doctor"][name] for name in ("wall_s", "cpu_s"))
+        print(f"doctor is {wall:.1f} times faster than python -m {other}; it takes a {cpu:.1f}th of its processor time")
 
 
 if __name__ == "__main__":
