@@ -56,6 +56,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _check_arguments(args)
     started = time.monotonic()
     chosen = _chosen(args.check)
+    mendable: set[str] = set()
     if args.log is not None:
         result = _examine_log(args)
     else:
@@ -65,8 +66,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
         result = _examine(snapshot, args, chosen)
         if args.fix:
             result = _mend(snapshot, result, args, chosen, console)
-    _print(result, console, args, seconds=time.monotonic() - started)
+        elif not (args.facts or console.json_mode):
+            mendable = _mendable(snapshot, result)
+    _print(result, console, everything=args.all or bool(args.check), seconds=time.monotonic() - started, mendable=mendable)
     return 1 if any(finding.is_fault for finding in result.findings) else 0
+
+
+def _mendable(snapshot: Snapshot, result: Examination) -> set[str]:
+    """Return the faults that `--fix` would do something for."""
+    if not any(finding.is_fault for finding in result.findings):
+        return set()
+    from envbuilder.doctor.fixes import plan
+
+    return {repair.id for repair in plan(snapshot, result, align=lambda environment: environment)}
 
 
 def _mend(snapshot: Snapshot, result: Examination, args: argparse.Namespace, chosen: list[Check] | None, console: Console) -> Examination:
@@ -148,7 +160,7 @@ def _examine_log(args: argparse.Namespace) -> Examination:
         raise UsageError(f"cannot read the log {path}", why=error.strerror or str(error)) from error
 
 
-def _print(result: Examination, console: Console, args: argparse.Namespace, *, seconds: float) -> None:
+def _print(result: Examination, console: Console, *, everything: bool, seconds: float, mendable: set[str]) -> None:
     if console.json_mode:
         import json
 
@@ -158,10 +170,6 @@ def _print(result: Examination, console: Console, args: argparse.Namespace, *, s
         return
     from envbuilder.doctor.render import Style, examination
 
-    mendable: frozenset[str] = frozenset()
-    if not (args.facts or args.log is not None or args.fix) and any(finding.is_fault for finding in result.findings):
-        from envbuilder.doctor.fixes import MENDABLE as mendable  # noqa: N811
-    everything = args.all or bool(args.check)
     print(examination(result, Style.of(sys.stdout), everything=everything, seconds=seconds, mendable=mendable))  # noqa: T201
 
 

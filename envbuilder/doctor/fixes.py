@@ -29,12 +29,6 @@ _NEEDS_ANOTHER_TORCH = ("EB-TORCH-001", "EB-TORCH-010", "EB-ABI-001", "EB-ABI-00
 _OTHER_CUDA = {"EB-PKG-001": r"nvidia-.+-cu(\d\d)", "EB-PKG-002": r"nixl-cu(\d\d)"}
 
 
-# What `plan` may find something to do for.
-MENDABLE = frozenset(
-    {*_NEEDS_ANOTHER_TORCH, *_OTHER_CUDA, "EB-TRI-001", "EB-TRI-002", "EB-FI-001", "EB-FI-002", "EB-CKPT-001", "EB-ENV-006"}
-)
-
-
 def plan(snapshot: Snapshot, result: Examination, align: Align | None = None) -> list[Repair]:
     """Return what can be mended safely, of the faults that are there. `align` gives an environment the torch that it needs."""
     faults = {finding.check.id for finding in result.findings if finding.status in {Status.FAIL, Status.WARN}}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from snapshots import SPARK, change, dist, with_dists
 
+from envbuilder.cli import main
 from envbuilder.console import Console
 from envbuilder.doctor.examine import examine
 from envbuilder.doctor.fixes import mend, plan
@@ -148,6 +149,19 @@ def test_without_a_journal_undo_has_nothing_to_do() -> None:
     stream = io.StringIO()
     assert undo_last(Console(stream=stream)) == 0
     assert "nothing" in stream.getvalue()
+
+
+def test_the_page_offers_only_what_would_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "env/lib/python3.12/site-packages"
+    installed(site, "torch", "2.11.0", {"torch/version.py": "__version__ = '2.11.0+cu130'\ncuda = '13.0'\n"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main(["doctor", "--env", str(tmp_path / "env"), "--check", "EB-ENV-006"])
+    assert "Can be mended" not in capsys.readouterr().out
+    (site / "~orch").mkdir()
+    main(["doctor", "--env", str(tmp_path / "env"), "--check", "EB-ENV-006"])
+    assert "envbuilder doctor --fix (EB-ENV-006)" in capsys.readouterr().out
 
 
 def test_a_healthy_machine_has_no_plan() -> None:
