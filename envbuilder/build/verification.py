@@ -18,7 +18,7 @@ from envbuilder.build.papers import envelope_of, images_of, provenance_of, state
 from envbuilder.errors import EnvbuilderError, FetchError, UsageError, VerificationError
 from envbuilder.facts.site_packages import find_site, installed
 from envbuilder.files import canonical_json, sha256_file
-from envbuilder.images.oci import Descriptor
+from envbuilder.images.oci import Descriptor, parse_manifest
 from envbuilder.images.oci import Layout as ImageLayout
 from envbuilder.images.provenance import fault, opened
 from envbuilder.images.referrers import ENVELOPE, SBOM, STATEMENT, Paper, attached
@@ -174,9 +174,7 @@ class Verifier:
         with tempfile.TemporaryDirectory(prefix="envbuilder-pull-") as folder:
             layout = ImageLayout(Path(folder))
             layout.add_bytes(descriptor.media_type, payload)
-            manifest = json.loads(payload)
-            if "layers" not in manifest:
-                raise VerificationError(f"{reference.host}/{reference.path} is a list of images", next="Name one of them by its digest.")
+            manifest = parse_manifest(payload, f"{reference.host}/{reference.path}")
             with self.console.step("pull") as step:
                 size = sum(registry.pull_blob(layout, Descriptor.of(it)) for it in (manifest["config"], *manifest["layers"]))
                 step.detail = f"{size} bytes"

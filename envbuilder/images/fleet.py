@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envbuilder.files import human_size
 from envbuilder.images.inputs import IMAGES
-from envbuilder.images.oci import MANIFEST_TYPE, Descriptor
+from envbuilder.images.oci import MANIFEST_TYPE, Descriptor, parse_manifest
 from envbuilder.images.referrers import attached
 from envbuilder.images.registry import Reference, Registry
 from envbuilder.images.verify import own_files
@@ -62,8 +61,8 @@ def take(
         if answer is None:
             return Taken(images=(), detail=f"no {tag} there")
         descriptor, payload = answer
-        manifest = json.loads(payload)
-        theirs = manifest.get("annotations", {}).get("envbuilder.lock")
+        manifest = parse_manifest(payload, parsed.tagged(tag))
+        theirs = (manifest.get("annotations") or {}).get("envbuilder.lock")
         if theirs != f"sha256:{lock}":
             return Taken(images=(), detail=f"{tag} is of another lock ({theirs})")
         config, *blobs = (Descriptor.of(manifest["config"]), *map(Descriptor.of, manifest["layers"]))

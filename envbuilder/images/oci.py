@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,27 @@ class Image:
     def labels(self) -> Mapping[str, str]:
         labels: Mapping[str, str] = self.config.get("config", {}).get("Labels") or {}
         return labels
+
+
+def parse_manifest(payload: bytes, what: str) -> Mapping[str, Any]:
+    """Read the manifest of one image that somebody sent. Raises VerificationError for anything else."""
+    why = "It has no layers, or one without a digest and a size."
+    try:
+        manifest: Mapping[str, Any] = json.loads(payload)
+        listed = "manifests" in manifest
+        sound = not listed and bool(manifest["layers"]) and all(map(_is_sound, (manifest["config"], *manifest["layers"])))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        listed, sound, why = False, False, f"{type(error).__name__}: {error}"
+    if listed:
+        raise VerificationError(f"{what} is a list of images", next="Name one of them by its digest.")
+    if not sound:
+        raise VerificationError(f"{what} has no manifest that can be read", why=why)
+    return manifest
+
+
+def _is_sound(row: Any) -> bool:  # noqa: ANN401 - JSON of somebody's
+    plain = isinstance(row["mediaType"], str) and isinstance(row["size"], int)
+    return plain and re.fullmatch(r"sha256:[0-9a-f]{64}", row["digest"]) is not None
 
 
 @dataclass(frozen=True)

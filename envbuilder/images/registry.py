@@ -123,7 +123,7 @@ class Registry:
             try:
                 self._send(path, blob, location, have, remembered)
                 break
-            except requests.ConnectionError as error:
+            except requests.RequestException as error:
                 if attempt == _ATTEMPTS:
                     raise self._failure(f"the registry broke off {attempt} times", describe(error)) from error
                 location, have = self._resumed(remembered) or self._begun()
@@ -205,7 +205,7 @@ class Registry:
                 try:
                     received += self._receive(partial, blob)
                     break
-                except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+                except requests.RequestException as error:
                     if attempt == _ATTEMPTS:
                         raise FetchError(
                             f"the registry broke off {attempt} times", why=describe(error), next="Run the same command again."
@@ -222,11 +222,15 @@ class Registry:
             return 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         answer = self._ask("GET", f"blobs/{blob.digest}", headers=headers, ok=(200, 206), stream=True)
-        received = 0
-        with partial.open("ab" if answer.status_code == requests.codes.partial_content else "wb") as file:
+        goes_on = answer.status_code == requests.codes.partial_content
+        received, wanted = 0, blob.size - (have if goes_on else 0)
+        with partial.open("ab" if goes_on else "wb") as file:
             for chunk in answer.iter_content(1 << 20):
                 file.write(chunk)
                 received += len(chunk)
+                if received > wanted:
+                    partial.unlink()
+                    raise _other_bytes(blob, f"more than its {blob.size} bytes")
         if partial.stat().st_size < blob.size:
             raise requests.ConnectionError("cut off")
         return received
@@ -247,7 +251,9 @@ class Registry:
         if self._session is None:
             self._session = new_session(self.settings)
         for _ in range(2):
-            own = {**(headers or {}), **({"Authorization": self._authorization} if self._authorization else {})}
+            # What a registry says may lead elsewhere (an upload's place): a login is for its own host alone.
+            known = self._authorization and urlsplit(url).netloc == self.reference.host
+            own = {**(headers or {}), **({"Authorization": self._authorization} if known else {})}
             answer = self._session.request(
                 method, url, headers=own, timeout=TIMEOUT_S, allow_redirects=method in {"GET", "HEAD"}, **options
             )
