@@ -43,6 +43,7 @@ def owned_by_cuda(name: str) -> bool:
     return _CUDA_C_NAME.match(name) is not None
 
 
+@functools.lru_cache(1 << 16)
 def owned_by_runtime(name: str) -> bool:
     """Tell whether a name is from libstdc++ or libgcc. Files linked without naming them leave it without version."""
     return _RUNTIME.match(name) is not None and _TORCH_INSIDE.search(name) is None

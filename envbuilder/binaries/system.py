@@ -33,6 +33,7 @@ _GLIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1
 _LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
 _RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libgomp.so.1.0.0", "libatomic.so.1", "libz.so.1")
 _MOST_INCLUDES = 4
+_MOST_NAMES = 1 << 16  # of which it is remembered whose they are: a hundred extensions ask for the same ones
 BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 
 
@@ -64,6 +65,7 @@ def driver_symbol(name: str) -> bool:
     return _DRIVER_SYMBOL.match(name) is not None
 
 
+@functools.lru_cache(_MOST_NAMES)
 def python_symbol(name: str) -> bool:
     """Tell whether the interpreter brings a symbol: it is in the global scope before any extension is loaded."""
     return _PYTHON_SYMBOL.match(name) is not None

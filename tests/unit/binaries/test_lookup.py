@@ -28,6 +28,15 @@ def test_the_hash_is_the_known_one() -> None:
     assert (gnu_hash(""), gnu_hash("printf"), gnu_hash("exit")) == (0x1505, 0x156B2BB8, 0x7C967E3F)
 
 
+@given(st.one_of(st.text(st.characters(max_codepoint=255), max_size=40), st.integers(250, 9000).map(lambda length: "_Zé" * (length // 3))))
+def test_the_hash_is_the_sum_that_implementations_add_up(name: str) -> None:
+    """Any byte, and names of thousands of them, as CUTLASS has."""
+    value = 5381
+    for byte in name.encode("latin-1"):
+        value = (value * 33 + byte) % (1 << 32)
+    assert gnu_hash(name) == value
+
+
 def test_every_name_of_a_real_library_is_found_and_no_other() -> None:
     """Libc has versions, hidden versions, and thousands of names that nobody here chose."""
     path = next(Path("/lib").glob("*-linux-gnu/libc.so.6"), None) or Path("/lib64/libc.so.6")
