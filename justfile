@@ -16,7 +16,7 @@ integration NAME:
 
 # the arm64 images of dgx-spark in a real engine, emulated on other machines (some minutes, 20 GB); OUT names a finished build
 image-arm64 OUT="":
-    ENVBUILDER_TEST_DGX_OUT={{OUT}} {{python}} -m pytest tests/integration/test_image_arm64.py -q --durations 5
+    ENVBUILDER_TEST_DGX_OUT='{{OUT}}' {{python}} -m pytest tests/integration/test_image_arm64.py -q --durations 5
 
 # put the code in order
 format:
