@@ -46,6 +46,21 @@ def no_op(out: Path) -> None:
     print(f"a build where nothing changed: {min(samples):.2f} to {max(samples):.2f} s over 5 runs ({time.perf_counter() - started:.1f} s)")
 
 
+# Which GPUs vLLM 0.23.0's CMakeLists.txt compiles these operators' kernels for: none with compute capability 12, so no GB10
+# can run them from the published wheel either.
+_OTHER_GPUS = {
+    "machete": "9.0a",
+    "w4a8": "9.0a",
+    "cutlass_encode_and_reorder_int4b": "9.0a",
+    "cutlass_pack_scale_fp8": "9.0a",
+    "allspark": "8.0, 8.6, 8.7, 8.9",
+    "rearrange_kn_weight": "8.0, 8.6, 8.7, 8.9",
+    "mxfp4": "10.0f, 11.0f",
+    "dsv3": "9.0a, 10.0f, 11.0f",
+    "fp32_router_gemm": "9.0a, 10.0f, 11.0f",
+}
+
+
 def record(out: Path, workspace: Path, published: Path, ours: Path) -> None:
     document = json.loads((out / "compile.json").read_bytes())
     measured = {row["unit"]: row for row in read_records(workspace)}
@@ -57,7 +72,11 @@ def record(out: Path, workspace: Path, published: Path, ours: Path) -> None:
         "vllm": own.get("vllm"),
         "extensions": {path: result.get("error", "loads") for path, result in own["extensions"].items()},
     }
-    document["operators"] = {"ours": _operators(own), "missing": _missing(theirs, own)}
+    document["operators"] = {
+        "ours": _operators(own),
+        "published": _operators(theirs),
+        "missing": {name: _why(name, found, document["components"]) for name, found in _missing(theirs, own).items()},
+    }
     print(json.dumps(document, indent=1))
 
 
@@ -65,17 +84,30 @@ def _operators(listing: dict[str, Any]) -> dict[str, int]:
     return {path: len(result.get("operators", ())) for path, result in listing["extensions"].items()}
 
 
-def _missing(theirs: dict[str, Any], own: dict[str, Any]) -> dict[str, str]:
-    """Name each operator of the published wheel that ours has not, or has without the kernel, and the extension that had it."""
+def _missing(theirs: dict[str, Any], own: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
+    """Return each operator that ours has not, or has without a kernel: the extension that had it, and the lost kernels (none: all)."""
     here = {name: kernels for result in own["extensions"].values() for name, kernels in result.get("operators", {}).items()}
-    missing = {}
+    missing: dict[str, tuple[str, list[str]]] = {}
     for path, result in theirs["extensions"].items():
         for name, kernels in result.get("operators", {}).items():
             if name not in here:
-                missing[name] = f"{path}: not registered"
+                missing[name] = path, []
             elif lost := sorted(set(kernels) - set(here[name])):
-                missing[name] = f"{path}: no kernel for {', '.join(lost)}"
+                missing[name] = path, lost
     return missing
+
+
+def _why(name: str, found: tuple[str, list[str]], components: list[dict[str, str]]) -> str:
+    path, lost = found
+    if lost:
+        archs = [archs for part, archs in _OTHER_GPUS.items() if part in name]
+        return (
+            f"{path}: no kernel; vLLM compiles it for {archs[0]} alone"
+            if archs
+            else f"{path}: no kernel for {', '.join(lost)}, unexplained"
+        )
+    part = next((it for it in components if it["how"] == "omitted" and it["name"] in name.replace("_vllm_", "")), None)
+    return f"{path}: {part['name']} is left out: {part['reason']}" if part else f"{path}: not registered, unexplained"
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class CompileStages:
 
         layout = self.plan.layout
         first = next((layout.out / "wheels").glob("*.whl"))
-        jobs = maker.jobs - 1 if maker.jobs > 3 else maker.jobs + 1  # noqa: PLR2004 - half the cores less would double the time
+        jobs = maker.jobs - 1 if maker.jobs > 3 else maker.jobs + 1
         with tempfile.TemporaryDirectory(prefix="verify-", dir=maker.kept) as folder, _umask(0o077):
             again = replace(maker, jobs=jobs, ccache=None).make(
                 Path(folder) / "wheel", log=layout.log("verify-compile"), workspace=Path(folder) / "elsewhere"

@@ -1,7 +1,7 @@
 """What makes a commit's wheel another one than the release's: its version, its requirements, its own list of files.
 
 A release's wheel holds every file that is tracked below `vllm/`, and requires what `requirements/cuda.txt` says: so it
-is with 0.23.0, file by file (tests/integration). A commit's version is the release's with the commit as local label
+is with 0.23.0, but for one bound that its publisher added (tests/integration). A commit's version is the release's with the commit as local label
 (PEP 440): it runs with that release's locked packages, and is told apart from it.
 """
 

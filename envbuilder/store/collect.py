@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from envbuilder.store.cache import Store
 
-_PARTIAL_AGE_S = 24 * 3600  # younger ones may be a download at work
+_DAY_S = 24 * 3600
+_PARTIAL_AGE_S = _DAY_S  # younger ones may be a download at work
+_COMPILE_AGE_S = 30 * _DAY_S  # a workspace is an hour's work, and builds go on in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ def usage(store: Store) -> list[Usage]:
 
 
 def collect(store: Store, needed: Collection[str]) -> Collected:
-    """Remove every file whose sha256 is not in `needed`, old partial downloads, and all of uv's unpacked wheels.
+    """Remove every file whose sha256 is not in `needed`, old partial downloads and compiles, and all of uv's unpacked wheels.
 
     uv's part is only a cache of what `files` holds: it is made again in seconds. Environments that were built stay whole.
     """
@@ -57,12 +59,23 @@ def collect(store: Store, needed: Collection[str]) -> Collected:
         if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S:
             files, removed = files + 1, removed + path.stat().st_size
             remove_tree(path)
+    for folder in _entries(store.root / "compile"):
+        # A second build that was killed has left its folder; no build goes on in it.
+        if _age(folder) > (_PARTIAL_AGE_S if folder.name.startswith("verify-") else _COMPILE_AGE_S):
+            measured = _measure(folder)
+            files, removed = files + measured.files, removed + measured.bytes
+            remove_tree(folder)
     remove_tree(store.root / "links")
     if store.uv_cache.is_dir():
         measured = _measure(store.uv_cache)
         run_uv(["cache", "clean"], cache=store.uv_cache, what="cleaning uv's cache")
         files, removed = files + measured.files, removed + measured.bytes
     return Collected(files=files, bytes=removed)
+
+
+def _age(folder: Path) -> float:
+    """Return the seconds since anything was written right in a folder, or it was made."""
+    return time.time() - max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
 
 
 def _content_folders(root: Path) -> Iterator[Path]:

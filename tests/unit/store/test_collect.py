@@ -1,0 +1,68 @@
+"""Removing what no lock needs: neither too little, or the disk fills up, nor what a build goes on in."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.store.cache import Store
+from envbuilder.store.collect import collect, usage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    for digit in "ab":
+        with store.incoming(digit * 64) as partial:
+            partial.write_bytes(digit.encode() * 5)
+            store.admit(partial, digit * 64, "thing.whl")
+    return store
+
+
+def aged(path: Path, days: float) -> Path:
+    """Make a folder with one file, both last touched so many days ago."""
+    path.mkdir(parents=True)
+    (path / "place.json").write_text("x" * 7)
+    for it in (path / "place.json", path):
+        os.utime(it, (time.time() - days * DAY,) * 2)
+    return path
+
+
+def test_a_file_stays_while_a_lock_names_it(store: Store) -> None:
+    collected = collect(store, {"a" * 64})
+    assert (collected.files, collected.bytes) == (1, 5)
+    assert store.find("a" * 64, "thing.whl")
+    assert store.find("b" * 64, "thing.whl") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "stays"),
+    [("0123456789abcdef", 29, True), ("0123456789abcdef", 31, False), ("verify-x1", 0.5, True), ("verify-x1", 1.5, False)],
+)
+def test_a_compile_stays_while_a_build_may_go_on_in_it(store: Store, *, name: str, days: float, stays: bool) -> None:
+    """An hour of compiling is kept for the next build; a second build that was killed is gigabytes that nobody goes back to."""
+    folder = aged(store.root / "compile" / name, days)
+    collected = collect(store, {"a" * 64, "b" * 64})
+    assert folder.exists() is stays
+    assert collected.bytes == (0 if stays else 7)
+
+
+def test_a_workspace_that_was_built_in_today_is_young_however_old_it_is(store: Store) -> None:
+    folder = aged(store.root / "compile" / "0123456789abcdef", 90)
+    (folder / "last-build.json").write_text("{}")
+    os.utime(folder, (time.time() - 90 * DAY,) * 2)
+    collect(store, ())
+    assert folder.exists()
+
+
+def test_every_part_is_measured(store: Store) -> None:
+    aged(store.root / "compile" / "k", 0)
+    assert {part.part: part.bytes for part in usage(store)} | {"partial": 0} == {"compile": 7, "files": 10, "partial": 0}
