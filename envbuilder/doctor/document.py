@@ -34,7 +34,7 @@ def _finding(finding: Finding, environment: str) -> dict[str, Any]:
         "title": entry.title,
         "explained_by": finding.explained_by or None,
         "evidence": [{"source": redact.text(item.source), "value": redact.text(item.value)} for item in verdict.evidence],
-        "expected": verdict.expected,
+        "expected": redact.text(verdict.expected),
         "note": redact.text(verdict.note),
         "why": entry.why,
         "fix": {"text": entry.fix, "commands": [redact.text(command) for command in commands]},

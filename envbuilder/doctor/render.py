@@ -112,7 +112,7 @@ def _finding(finding: Finding, style: Style, followers: Sequence[Finding], envir
     if len(verdict.evidence) > _MOST_EVIDENCE:
         yield from _labelled("", f"and {len(verdict.evidence) - _MOST_EVIDENCE} more", style)
     if verdict.expected:
-        yield from _labelled("wanted", verdict.expected, style)
+        yield from _labelled("wanted", redact.text(verdict.expected), style)
     if verdict.note:
         yield from _labelled("note", redact.text(verdict.note), style)
     if finding.status is Status.UNKNOWN:

@@ -1,4 +1,4 @@
-"""Taking out what names a person, a machine or a secret, before anything is saved or printed."""
+"""Taking out what names a person, a machine or a secret, and what a terminal obeys, before anything is saved or printed."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ def _home() -> str:
 
 
 def text(value: str) -> str:
-    """Return `value` without tokens, credentials, identifiers, addresses and the names in home paths."""
+    """Return `value` without tokens, credentials, identifiers, addresses, the names in home paths, and control characters."""
     if (home := _home()) and home in value:
         value = re.sub(rf"{re.escape(home)}(?=/|\b)", "~", value)
     for pattern, replacement in _RULES:
         value = pattern.sub(replacement, value)
+    if not value.isprintable():  # a terminal obeys control characters, and what is read may hold any
+        value = "".join(sign if sign.isprintable() or sign in "\t\n" else " " if sign.isspace() else "?" for sign in value)
     return _ADDRESS_6.sub("<address>", _ADDRESS.sub("<address>", value))
 
 

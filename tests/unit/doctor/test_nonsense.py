@@ -1,0 +1,114 @@
+"""Snapshots are files that anyone may have written: whatever stands in them is judged and shown, or refused with a reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snapshots import HEALTHY, SPARK, change
+
+from envbuilder.doctor.document import document
+from envbuilder.doctor.examine import examine
+from envbuilder.doctor.model import Status
+from envbuilder.doctor.render import Style, examination
+from envbuilder.facts import redact
+from envbuilder.facts.codec import from_json, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envbuilder.facts.model import Snapshot
+
+PLAIN = {name: json.loads(json.dumps(to_json(snapshot))) for name, snapshot in HEALTHY.items()}
+TEXT = st.sampled_from(
+    [
+        "",
+        "\0",
+        "\033[2J",
+        "x" * 9000,
+        "13",
+        "13.",
+        ".",
+        "-1",
+        "1e999",
+        "\u0663.\u0660",
+        "13.0.0+cu130",
+        "a\nb",
+        "/",
+        "~",
+        "$(reboot)",
+        "\ud800",
+    ]
+)
+NUMBER = st.sampled_from([0, -1, 1, 2**31, 2**64, -(10**30)])
+REAL = st.sampled_from([0.0, -1.5, 1e308, float("inf"), float("nan")])
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all values in a document that are no containers, and of the lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        if not isinstance(part, dict):
+            yield (*path, key)
+        yield from leaves(part, (*path, key))
+
+
+LEAVES = {name: [path for path in leaves(plain) if path[0] != "schema"] for name, plain in PLAIN.items()}
+
+
+def judged(snapshot: Snapshot) -> None:
+    result = examine(snapshot)
+    crashed = [(one.check.id, one.verdict.evidence) for one in result.findings if one.status is Status.CRASH]
+    assert crashed == []
+    for style in (Style(), Style(plain=True)):
+        page = examination(result, style, everything=True)
+        assert not [sign for sign in page if sign != "\n" and not sign.isprintable()], "a terminal obeys control characters"
+    json.dumps(document(result))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(PLAIN)))
+def test_nonsense_of_the_right_type_is_judged_without_a_crash(data: st.DataObject, name: str) -> None:
+    value = copy.deepcopy(PLAIN[name])
+    for path in data.draw(st.lists(st.sampled_from(LEAVES[name]), min_size=1, max_size=4, unique=True)):
+        place = value
+        try:
+            for key in path[:-1]:
+                place = place[key]
+            old = place[path[-1]]
+        except (KeyError, IndexError, TypeError):
+            continue  # an outer list was emptied before
+        match old:
+            case bool():
+                place[path[-1]] = not old
+            case int():
+                place[path[-1]] = data.draw(NUMBER)
+            case float():
+                place[path[-1]] = data.draw(REAL)
+            case str():
+                place[path[-1]] = data.draw(TEXT)
+            case list():
+                place[path[-1]] = []
+            case _:
+                pass
+    judged(from_json(value))
+
+
+@pytest.mark.parametrize("section", [name for name, part in PLAIN["a Spark"].items() if isinstance(part, dict | list)])
+def test_a_section_that_is_missing_is_judged_without_a_crash(section: str) -> None:
+    value = copy.deepcopy(PLAIN["a Spark"])
+    if value.get(section):
+        value[section] = [] if isinstance(value[section], list) else None
+    judged(from_json(value))
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    """A package's name, a path, a line of a log: an escape sequence in it could hide or forge what stands on the page."""
+    evil = "evil\033]0;owned\007\033[2Jname\u202e\x9b31m"
+    assert redact.text(evil).isprintable()
+    assert redact.text("a\tb\nc") == "a\tb\nc"
+    judged(change(SPARK, environment__leftovers=(f"~{evil}",), environment__moved_from=f"/srv/{evil}"))
