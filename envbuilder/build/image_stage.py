@@ -106,17 +106,20 @@ def fitting_sites(source: ImageSource, layout: Layout) -> dict[str, Path]:
     return {name: site for name, site in sites.items() if site and python_of(site) == python}
 
 
-def source_of_build(layout: Layout, *, store: Store, console: Console, offline: bool) -> ImageSource:
-    """Return the source of a finished build's images, from its manifest. Raises UsageError where there is no build."""
+def source_of_build(layout: Layout, *, store: Store, console: Console, offline: bool, target: str | None = None) -> ImageSource:
+    """Return the source of a finished build's images, from its manifest. Raises UsageError where there is no build.
+
+    `target`: the target's file, where its name does not lead to it.
+    """
     manifest = read_manifest(layout)
     try:
-        target, path = find_target(manifest["target"])
-        name, release = target.release(manifest["release"])
+        named, path = find_target(target or manifest["target"])
+        name, release = named.release(manifest["release"])
         machine: Machine = manifest["platform"].removeprefix("linux/")
         rows: list[dict[str, Any]] = [row for it in manifest["environments"].values() for row in it["distributions"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{layout.manifest} is not a build's manifest", why=f"{type(error).__name__}: {error}") from error
-    folder = lock_folder(path, target, name)
+    folder = lock_folder(path, named, name)
     lock = read_lock(folder)
     if manifest.get("lock") != f"sha256:{lock.digest}":
         raise ConfigurationError(
@@ -127,7 +130,7 @@ def source_of_build(layout: Layout, *, store: Store, console: Console, offline: 
     known = lock.hashes()
     own = {row["sha256"]: row["file"] for row in rows if row["sha256"] not in known}
     return ImageSource(
-        target=target,
+        target=named,
         release_name=name,
         release=release,
         lock=lock,

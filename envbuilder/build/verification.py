@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from envbuilder.build.image_inputs import ImageSource, make_inputs, prove
+from envbuilder.build.image_inputs import ImageSource, make_inputs, prove, target_document
 from envbuilder.build.image_stage import read_manifest
 from envbuilder.build.papers import envelope_of, images_of, provenance_of, statement_in, subjects_of
 from envbuilder.errors import EnvbuilderError, FetchError, UsageError, VerificationError
@@ -26,6 +26,7 @@ from envbuilder.images.registry import Reference, Registry
 from envbuilder.images.verify import Check, check_blobs, check_files, own_files, said
 from envbuilder.layout import Layout
 from envbuilder.locking.model import read_lock
+from envbuilder.targets.catalogue import find_target, lock_folder
 from envbuilder.targets.model import Target
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class Verifier:
                 return
             stated = image.labels.get("envbuilder.lock")
             agrees = stated == f"sha256:{source.lock.digest}"
-            yield Check(name="lock", status="pass" if agrees else "fail", detail=f"{stated}" if agrees else f"label says {stated}")
+            detail = f"{stated}, {_whose(source)}" if agrees else f"label says {stated}"
+            yield Check(name="lock", status="pass" if agrees else "fail", detail=detail)
             remade = self._files(layout, image, source, files, Path(folder))
             yield remade
             yield said(image, json.loads(files["image.json"]), proved=remade.status == "pass")
@@ -220,7 +222,7 @@ class Verifier:
         found = [self._environment(layout, env, rows, manifest.get("lock", "")) for env, rows in manifest["environments"].items()]
         if (images_of(layout).root / "oci-layout").is_file():
             own = sorted((layout.out / "wheels").glob("*.whl"))
-            found += self._layout(images_of(layout), name, own)
+            found += [_of_build(it, manifest.get("lock", "")) for it in self._layout(images_of(layout), name, own)]
             found.append(self._papers(layout, manifest.get("lock", ""), key))
         elif key:
             raise VerificationError("there is no signed provenance", next="`envbuilder image --sign-key` writes one.")
@@ -271,6 +273,28 @@ class Verifier:
         if key:
             checks.append(_signature_check(_read(envelope_of(layout), ENVELOPE), key, wrong))
         return Verified(name="provenance.json", digest="", lock=lock, checks=tuple(checks))
+
+
+def _of_build(verified: Verified, lock: str) -> Verified:
+    """Require of a build's image that it is of the build's lock."""
+    if verified.lock == lock:
+        return verified
+    check = Check(name="lock", status="fail", detail=f"it is of {verified.lock}, and the build is of {lock}")
+    return replace(verified, checks=(*verified.checks, check))
+
+
+def _whose(source: ImageSource) -> str:
+    """Say whether a lock, and the target beside it in an image, are those of this installation: an image can bring its own of both."""
+    name = f"{source.target.name} {source.release_name}"
+    try:
+        target, path = find_target(source.target.name)
+        here = read_lock(lock_folder(path, target, source.release_name))
+        own = replace(source, target=target, release=target.release(source.release_name)[1])
+    except EnvbuilderError:
+        return f"of {name}, which is not known here"
+    if here.digest != source.lock.digest:
+        return f"of another {name} than the one here"
+    return f"that of {name} here" + ("" if target_document(own) == target_document(source) else ", with another target around it")
 
 
 # -- papers ------------------------------------------------------------------------------------------------------

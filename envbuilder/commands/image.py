@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="a build's output folder")
     parser.add_argument(
+        "--target", metavar="FILE", help="the TOML file of the build's target, where that is none that envbuilder finds by name"
+    )
+    parser.add_argument(
         "--engine", choices=("none", "docker", "buildah"), default="none", help="who makes the images (default: none, envbuilder itself)"
     )
     parser.add_argument("--load", action="store_true", help="hand the images to the Docker engine of this machine")
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from envbuilder.store.cache import Store, default_root
 
     layout = Layout.of(args.out)
-    source = source_of_build(layout, store=Store(default_root()), console=console, offline=args.offline)
+    source = source_of_build(layout, store=Store(default_root()), console=console, offline=args.offline, target=args.target)
     with exclusive(layout, console):
         reused = bool(args.cache_from) and _take(source, layout, args.cache_from, console)
         if not reused:
