@@ -104,8 +104,8 @@ def elf_of(tables: Tables) -> ElfFile:
             needed=tuple(map(tables.string, tables.dynamic.needed)),
             rpath=_search_path(tables, _DT_RPATH),
             runpath=_search_path(tables, _DT_RUNPATH),
-            requires=tuple(need for _, need in _version_needs(tables)),
-            provides=frozenset(name for _, name in version_definitions(tables)),
+            requires=tuple(need for _, need in tables.needs),
+            provides=frozenset(name for _, name in tables.definitions),
         )
 
 
@@ -117,8 +117,7 @@ def read_symbols(source: ByteSource) -> SymbolTable:
 def symbols_of(tables: Tables) -> SymbolTable:
     """Read the dynamic symbol table. Raises MalformedElfError."""
     with checked_bounds():
-        definitions = dict(version_definitions(tables))
-        return SymbolTable(undefined=references_of(tables), defined=_defined(tables, definitions), versioned=bool(definitions))
+        return SymbolTable(undefined=references_of(tables), defined=_defined(tables), versioned=bool(tables.definitions))
 
 
 def read_references(source: ByteSource) -> tuple[Reference, ...]:
@@ -138,7 +137,7 @@ def references_of(tables: Tables, *, weak: bool = True, but_to: Collection[str] 
         count = raw[6::24].rfind(0) + 1
         places, sections = numbers(raw[: 24 * count], "I")[::6], numbers(raw[: 24 * count], "H")[3::12]
         marks = version_marks(tables, len(raw) // 24)[:count]
-        needs = dict(_version_needs(tables)) if marks else {}
+        needs = dict(tables.needs) if marks else {}
         skipped = {index for index, need in needs.items() if need.library in but_to}
         chosen = [
             (place, info >> 4 == _STB_WEAK, mark & INDEX)
@@ -197,6 +196,16 @@ class Tables:
         return text.decode("latin-1")
 
     @functools.cached_property
+    def needs(self) -> tuple[tuple[int, VersionNeed], ...]:
+        """The versions that are needed of other files, each with its index in the version table."""
+        return tuple(_version_needs(self))
+
+    @functools.cached_property
+    def definitions(self) -> tuple[tuple[int, str], ...]:
+        """The versions that are defined here, each with its index in the version table."""
+        return tuple(_version_definitions(self))
+
+    @functools.cached_property
     def _first_strings(self) -> bytes:
         """The start of the string table: all of it in most files, and one read instead of thirty."""
         if DT_STRTAB not in self.dynamic.values:
@@ -252,7 +261,7 @@ def numbers(raw: bytes, code: str) -> Sequence[int]:
     return struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
 
 
-def _defined(tables: Tables, definitions: dict[int, str]) -> frozenset[str]:
+def _defined(tables: Tables) -> frozenset[str]:
     """Choose what glibc's lookup would accept (elf/dl-lookup.c, do_lookup_x and check_match)."""
     raw = raw_symbols(tables)
     chosen = [
@@ -266,9 +275,9 @@ def _defined(tables: Tables, definitions: dict[int, str]) -> frozenset[str]:
         return frozenset(names)
     marks = [versions[number] for number, _ in chosen]
     shown = [name for name, mark in zip(names, marks, strict=True) if not mark & HIDDEN]
-    if not definitions:
+    if not tables.definitions:
         return frozenset(shown)
-    suffixes = {index: f"@{version}" for index, version in definitions.items()}
+    suffixes = {index: f"@{version}" for index, version in tables.definitions}
     return frozenset((*shown, *(name + suffixes.get(mark & INDEX, "@") for name, mark in zip(names, marks, strict=True))))
 
 
@@ -305,7 +314,7 @@ def _version_needs(tables: Tables) -> Iterator[tuple[int, VersionNeed]]:
             yield index & INDEX, VersionNeed(name, tables.string(version), bool(flags & 2))
 
 
-def version_definitions(tables: Tables) -> Iterator[tuple[int, str]]:
+def _version_definitions(tables: Tables) -> Iterator[tuple[int, str]]:
     """Yield (index used in the version table, version defined here). Elf64_Verdef; the first name is its own."""
     if _DT_VERDEF not in tables.dynamic.values:
         return

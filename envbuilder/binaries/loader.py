@@ -12,7 +12,7 @@ import contextlib
 import functools
 import os
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, elf_of, open_tables, references_of
@@ -41,7 +41,7 @@ class Catalog:
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()  # names found so far, by library
         self._budget = _MAX_HELD
-        self._tables: dict[str, Tables] = {}
+        self._files: dict[str, tuple[FileSource, Tables]] = {}
         self._elves: dict[str, ElfFile | MalformedElfError] = {}
         self._providers: dict[str, Provider] = {}
         self._given: dict[str, tuple[Reference, ...]] = {}  # references of files that are not here
@@ -91,10 +91,12 @@ class Catalog:
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[Tables]:
         """Open a file, whose outer structure is read the first time only; one that cannot be opened is as good as malformed."""
+        source, tables = self._files.get(path) or (FileSource(path), None)
         try:
-            with FileSource(path) as source:
-                known = self._tables.get(path)
-                tables = self._tables[path] = replace(known, source=source) if known else open_tables(source)
+            with source:
+                if tables is None:
+                    tables = open_tables(source)
+                    self._files[path] = source, tables
                 yield tables
         except OSError as error:
             raise MalformedElfError(error.strerror or str(error), is_elf=False) from error
@@ -239,11 +241,7 @@ class Loader:
                 return not provides or version in provides  # without any version the loader only warns
 
     def _missing(self, path: str, scope: Collection[str], closure: Closure) -> list[Reference]:
-        references = [
-            it
-            for it in self._catalog.references(path, but_to=self._judged_by_version(closure))
-            if not python_symbol(it.name) and not self._brought(it, closure)
-        ]
+        references = list(_not_brought(self._catalog.references(path, but_to=self._judged_by_version(closure)), closure))
         rest = {it.name for it in references if it.version is None}
         # A version was found in a certain library when the file was linked: that one is asked first.
         at = {dependency.soname: dependency.found for dependency in closure.dependencies if dependency.found in scope}
@@ -268,15 +266,6 @@ class Loader:
         """The base libraries: a versioned reference to one of them is judged by the version, not by its name."""
         elsewhere = {dependency.soname for dependency in closure.dependencies if dependency.found != SYSTEM}
         return self._system.sonames - elsewhere
-
-    def _brought(self, reference: Reference, closure: Closure) -> bool:
-        """Tell whether a symbol without a definition in any file here comes from outside: system, driver, torch's CUDA."""
-        name = reference.name
-        if reference.version is None and (named_by_system(name, closure.from_system) or owned_by_runtime(name)):
-            return True
-        if DRIVER in closure.places and driver_symbol(name):
-            return True
-        return ASSUMED in closure.places and not name.startswith("_Z") and not owned_by_torch(name)
 
     def _locate(self, soname: str, loaded: Mapping[str, str], folders: Iterable[str]) -> str | None:
         if soname in _ALWAYS_LOADED and soname in self._system.sonames:
@@ -308,6 +297,20 @@ class Loader:
         loaded.setdefault(path.rpartition("/")[2], path)
         if soname := self._catalog.elf(path).soname:
             loaded.setdefault(soname, path)
+
+
+def _not_brought(references: Iterable[Reference], closure: Closure) -> Iterator[Reference]:
+    """Yield what must have a definition in a file here, and does not come from outside: interpreter, system, driver, torch's CUDA."""
+    loaded, driver, assumed = closure.from_system, DRIVER in closure.places, ASSUMED in closure.places
+    for reference in references:
+        name = reference.name
+        if python_symbol(name):
+            continue
+        if reference.version is None and (named_by_system(name, loaded) or owned_by_runtime(name)):
+            continue
+        if (driver and driver_symbol(name)) or (assumed and not name.startswith("_Z") and not owned_by_torch(name)):
+            continue
+        yield reference
 
 
 def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, machine: str, first: Iterable[str] = ()) -> Process:

@@ -28,7 +28,6 @@ from envbuilder.binaries.elf import (
     raw_strings,
     raw_symbols,
     symbols_of,
-    version_definitions,
     version_marks,
 )
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds
@@ -92,7 +91,7 @@ class HashProvider:
         self._buckets = numbers(tables.source.read(buckets_at, 4 * buckets), "I")
         self._chains = numbers(tables.source.read(buckets_at + 4 * buckets, 4 * max(0, count - self._first)), "I")
         self._marks = version_marks(tables, count)
-        self._versions = dict(version_definitions(tables))
+        self._versions = dict(tables.definitions)
 
     @property
     def weight(self) -> int:

@@ -89,12 +89,10 @@ class StreamedSource:
 
 
 class FileSource:
-    """A file, open as long as the `with` block lasts."""
+    """A file, open as long as a `with` block lasts; it may be entered again."""
 
     def __init__(self, path: Path | str) -> None:
-        # O_NONBLOCK: a named pipe called x.so must not hang the walk of an environment.
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        self._size = os.fstat(self._fd).st_size
+        self._path, self._fd, self._size = path, -1, 0
 
     @property
     def size(self) -> int:
@@ -120,6 +118,9 @@ class FileSource:
         return b"".join(pieces)
 
     def __enter__(self) -> Self:
+        # O_NONBLOCK: a named pipe called x.so must not hang the walk of an environment.
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._size = os.fstat(self._fd).st_size
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
