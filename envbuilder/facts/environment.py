@@ -59,6 +59,7 @@ def read_environment(world: World, path: Path) -> Environment:
         extensions=None,
         vllm_variables=_vllm_variables(first),
         vllm_models=_names(first / "vllm/model_executor/models", "gemma4*.py"),
+        vllm_faults=_vllm_faults(first),
         vllm_rust=any(True for _ in first.glob("vllm/_rust*.so")) or (first / "vllm/vllm-rs").exists(),
         model_types=_names(first / "transformers/models", "*/"),
         jit_cache=_jit_cache(world),
@@ -162,6 +163,16 @@ def _torchvision_cuda(site: Path) -> str | None:
 def _vllm_variables(site: Path) -> tuple[str, ...]:
     # No \b before it: a pattern that begins with plain text is looked for ten times faster.
     return tuple(sorted(set(re.findall(r"VLLM_[A-Z0-9_]+\b", reading.text(site / "vllm/envs.py")))))
+
+
+def _vllm_faults(site: Path) -> tuple[str, ...]:
+    """Return the faults that stand in vLLM's own source, where releases and nightly builds cannot be told by their versions.
+
+    `cooperative_topk`: its launch is chosen by "9.0 or newer", without leaving out the family 12.x, which cannot start it.
+    """
+    source = reading.text(site / "vllm/model_executor/layers/sparse_attn_indexer.py")
+    chosen = source.partition("use_cooperative_topk = (")[2].partition("\n        )")[0]
+    return ("cooperative_topk",) if "has_device_capability(90)" in chosen and "is_device_capability_family(120)" not in chosen else ()
 
 
 def _names(folder: Path, pattern: str) -> tuple[str, ...]:

@@ -369,6 +369,7 @@ class Environment:
     extensions: tuple[Extension, ...] | None = ()
     vllm_variables: tuple[str, ...] = ()
     vllm_models: tuple[str, ...] = ()
+    vllm_faults: tuple[str, ...] = ()
     vllm_rust: bool = False
     model_types: tuple[str, ...] = ()
     jit_cache: tuple[CachedLibrary, ...] = ()

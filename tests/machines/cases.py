@@ -339,6 +339,13 @@ SPEAKS: dict[str, tuple[str, Snapshot]] = {
     "EB-VLLM-013": ("info", change(CPU, environment=change(H100.environment, interpreter__machine="x86_64"))),
     "EB-VLLM-014": ("fail", change(SPARK, environment__torch__version="2.9.1+cu130")),
     "EB-VLLM-015": ("info", change(SPARK, variables={})),
+    "EB-VLLM-018": (
+        "warn",
+        change(
+            SPARK, environment__vllm_faults=("cooperative_topk",), checkpoints=model(name="deepseek-ai/v3.2", model_type="deepseek_v32")
+        ),
+    ),
+    "EB-VLLM-019": ("warn", process(env_with(SPARK, "vllm", "0.25.1"), "vllm", "--speculative-config=x", "model=gemma")),
     "EB-TF-001": ("fail", change(SPARK, environment__model_types=("llama",))),
     "EB-TF-002": ("fail", env_with(SPARK, "transformers", "5.23.0")),
     "EB-TF-003": ("fail", env_with(SPARK, "tokenizers", "0.23.1")),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from envbuilder.facts.model import Snapshot
 
 _NEEDED = ("environment",)
+_SPARSE = frozenset({"deepseek_v32", "glm_moe_dsa"})  # models whose attention picks its keys with a top-k of 512 to 2048
 
 
 def _wants_gemma4(s: Snapshot) -> list[str]:
@@ -120,6 +121,34 @@ def fp4_garbage(s: Snapshot) -> Verdict:
     return ok(*seen)
 
 
+@check("EB-VLLM-018", "vllm-coop-topk-sm12", Severity.BLOCKS, needs=_NEEDED)
+def cooperative_topk(s: Snapshot) -> Verdict:
+    server, env = vllm(s), s.environment
+    if server is None or env is None or not for_spark(s):
+        return skip("no vLLM for a GB10")
+    if "cooperative_topk" not in env.vllm_faults:
+        return ok(dist_seen(server))
+    seen = (dist_seen(server), ("sparse_attn_indexer.py", "takes cooperative_topk on every GPU from 9.0 on, 12.x too"))
+    models = [model.name for model in s.checkpoints or () if model.model_type in _SPARSE]
+    if models:
+        return warn(*seen, ("model", models[0]), expected="a release that leaves 12.x out")
+    return info(*seen, note="It matters for models with sparse attention only.")
+
+
+@check("EB-VLLM-019", "vllm-gemma4-mtp-width", Severity.BLOCKS, needs=_NEEDED)
+def gemma4_mtp(s: Snapshot) -> Verdict:
+    server = vllm(s)
+    if server is None:
+        return skip("no vLLM in the environment")
+    if not within(server.version, ">=0.25,<0.26"):
+        return ok(dist_seen(server))
+    for process in s.processes or ():
+        flags = [flag for flag in process.flags if flag.startswith("--speculative")]
+        if flags and "model=gemma" in process.flags:
+            return warn(dist_seen(server), (f"process {process.pid}", flags[0]), expected="0.24, or 0.26 or newer")
+    return info(dist_seen(server), note="Gemma 4 does not start with multi-token prediction; without it, it does.")
+
+
 @check("EB-VLLM-008", "vllm-rust-skipped", Severity.INFO, needs=_NEEDED)
 def rust_skipped(s: Snapshot) -> Verdict:
     server, env = dist(s, "vllm"), s.environment
@@ -213,8 +242,6 @@ def usage(s: Snapshot) -> Verdict:
 for _id, _name, _severity in (
     ("EB-VLLM-016", "vllm-fp4-marlin-warning", Severity.INFO),
     ("EB-VLLM-017", "vllm-fp8-block-sm121", Severity.BLOCKS),
-    ("EB-VLLM-018", "vllm-coop-topk-sm12", Severity.BLOCKS),
-    ("EB-VLLM-019", "vllm-gemma4-mtp-width", Severity.BLOCKS),
     ("EB-VLLM-020", "fst-gds-warning", Severity.INFO),
     ("EB-VLLM-021", "vllm-device-type", Severity.BLOCKS),
     ("EB-VLLM-022", "port-in-use", Severity.BLOCKS),

@@ -37,10 +37,21 @@ def test_every_failure_of_the_corpus_is_known_by_its_name() -> None:
     assert [name for name in corpus if name not in names] == []
 
 
-def test_most_of_the_corpus_is_found_without_a_log() -> None:
+def test_all_of_the_corpus_but_what_only_shows_at_run_time_is_found_without_a_log() -> None:
+    """72 of the 90 leave a static trace by the collectors' own word; these nine show themselves while something runs, or not at all."""
     static = {check.name for check in all_checks().values() if check.judge is not None}
     corpus = (Path(__file__).parents[2] / "machines/corpus.txt").read_text().split()
-    assert sum(name in static for name in corpus) >= 72
+    assert {name for name in corpus if name not in static} == {
+        "flashinfer-tllmgen-unsupported",
+        "fst-gds-warning",
+        "rpc-sample-timeout",
+        "tf-auto-multimodal-empty",
+        "triton-smem-99k",
+        "vllm-fp4-marlin-warning",
+        "vllm-fp8-block-sm121",
+        "vllm-profile-overrun",
+        "vllm-wheel-platform-tag",
+    }
 
 
 def test_every_check_has_a_machine_where_it_speaks_and_none_is_for_a_check_that_is_gone() -> None:

@@ -50,6 +50,20 @@ def test_the_torch_build_is_read_from_its_version_file_not_from_the_wheels_name(
     assert "gemma4_unified" in env.model_types
 
 
+@pytest.mark.parametrize(
+    ("more", "faults"), [("", ("cooperative_topk",)), ("            and not current_platform.is_device_capability_family(120)\n", ())]
+)
+def test_a_kernel_that_a_gb10_cannot_start_is_found_in_vllms_source(more: str, faults: tuple[str, ...], tmp_path: Path) -> None:
+    """Two builds of one version number may differ in it: nightly builds, forks with a patch."""
+    path = site_of(tmp_path) / "vllm/model_executor/layers/sparse_attn_indexer.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "        use_cooperative_topk = (\n            current_platform.is_cuda()\n"
+        f"            and current_platform.has_device_capability(90)\n{more}        )\n        family = is_device_capability_family(120)\n"
+    )
+    assert read_environment(World(variables={}), tmp_path / "env").vllm_faults == faults
+
+
 def test_a_requirement_in_the_readme_is_none(tmp_path: Path) -> None:
     """METADATA's headers end at the first empty line; a readme may quote anything."""
     site = site_of(tmp_path)
