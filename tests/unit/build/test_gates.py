@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 from envbuilder.build.gates import check_gates, require
 from envbuilder.errors import GateError
+from envbuilder.targets.catalogue import find_target, target_files
 from envbuilder.targets.model import ArchitectureGate, AttentionBackendGate, TorchBuildGate, VersionGate
 
 if TYPE_CHECKING:
@@ -127,6 +129,14 @@ def test_a_result_goes_to_the_manifest_as_plain_data(site: Path) -> None:
         "holds": True,
         "why": "because",
     }
+
+
+def test_a_backend_that_a_server_is_told_is_gated() -> None:
+    """Else a target could name one that its vLLM does not know, and the image's server would end at once."""
+    for name in target_files():
+        for release in find_target(name)[0].releases.values():
+            gated = {gate.backend for gate in release.serve.gates if isinstance(gate, AttentionBackendGate)}
+            assert gated == {value for word, value in pairwise(release.serve.arguments) if word == "--attention-backend"}
 
 
 def test_a_vllm_without_the_option_has_no_backend_to_name(site: Path) -> None:
