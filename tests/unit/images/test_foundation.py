@@ -122,7 +122,9 @@ def test_a_layer_that_holds_another_tar_is_refused(tmp_path: Path) -> None:
         foundation.found(lying, paths, python="3.12", user=USER)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar, but long enough to be one" * 40)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", gzip.compress(b"no tar, but long enough to be one" * 40, mtime=0)], ids=["empty", "text", "gzip"]
+)
 def test_a_damaged_layer_is_said_to_be_one(tmp_path: Path, content: bytes) -> None:
     locked, paths = made(tmp_path, tar(BOTTOM))
     paths[0].write_bytes(content)
