@@ -116,14 +116,14 @@ def synchronize(files: Mapping[str, bytes], folder: Path) -> int:
 
 # -- what CMake would fetch --------------------------------------------------------------------------------------
 
-_CALL = re.compile(r"FetchContent_Declare\s*\(\s*([\w.-]+)(.*?)\)", re.DOTALL)
+_CALL = re.compile(r"FetchContent_(?:Declare|Populate)\s*\(\s*([\w.-]+)(.*?)\)", re.DOTALL)
 _SET = re.compile(r'^\s*set\s*\(\s*(\w+)\s+"?([^")\s]+)"?\s*\)', re.MULTILINE)
 _COMMENT = re.compile(r"^\s*#.*$", re.MULTILINE)
 
 
 def pins_of(files: Mapping[str, bytes]) -> tuple[Pin, ...]:
-    """Read from vLLM's own build files what they would fetch from where (`FetchContent_Declare` with a repository)."""
-    return tuple(sorted(_pins(files), key=lambda pin: pin.name))
+    """Read from vLLM's own build files what they would fetch from where (FetchContent's calls that name a repository)."""
+    return tuple(sorted(set(_pins(files)), key=lambda pin: (pin.name, pin.revision)))
 
 
 def _pins(files: Mapping[str, bytes]) -> Iterator[Pin]:
@@ -133,7 +133,7 @@ def _pins(files: Mapping[str, bytes]) -> Iterator[Pin]:
         text = _COMMENT.sub("", content.decode(errors="replace"))
         variables = dict(_SET.findall(text))
         for name, body in _CALL.findall(text):
-            words = dict(re.findall(r"\b(GIT_REPOSITORY|GIT_TAG)\s+(\S+)", body))
+            words = dict(re.findall(r'\b(GIT_REPOSITORY|GIT_TAG)\s+"?([^\s"]+)', body))
             if "GIT_REPOSITORY" in words and "GIT_TAG" in words:
                 revision, repository = (_resolved(words[key], variables) for key in ("GIT_TAG", "GIT_REPOSITORY"))
                 repository = "/".join(repository.removesuffix(".git").split("/")[-2:])

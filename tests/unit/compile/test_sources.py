@@ -102,10 +102,13 @@ def test_what_cmake_would_fetch_is_read_from_the_source_itself() -> None:
             # GIT_TAG old
             GIT_TAG ${CUTLASS_REVISION})""",
         "cmake/x.cmake": b'set(MLA_GIT "https://host.example/v/MLA")\nFetchContent_Declare(mla GIT_REPOSITORY ${MLA_GIT} GIT_TAG abc123 GIT_PROGRESS TRUE)',
+        "cmake/quoted.cmake": b'FetchContent_Populate(gemm\n  GIT_REPOSITORY "https://host/d/Gemm"\n  GIT_TAG "v7"\n)\n'
+        b"FetchContent_Declare(gemm GIT_REPOSITORY https://host/d/Gemm.git GIT_TAG v7)",
         "csrc/readme.txt": b"FetchContent_Declare(no GIT_REPOSITORY a/b/c GIT_TAG d)",
     }
     assert pins_of(files) == (
         Pin(name="cutlass", repository="nvidia/cutlass", revision="v4.4.2"),
+        Pin(name="gemm", repository="d/Gemm", revision="v7"),
         Pin(name="mla", repository="v/MLA", revision="abc123"),
     )
 
