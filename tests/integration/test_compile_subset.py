@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,8 +31,6 @@ from envbuilder.store.settings import read_settings
 from envbuilder.targets.catalogue import find_target, lock_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from envbuilder.compile.toolchain import Compilers
 
 pytestmark = [pytest.mark.network, pytest.mark.programs, pytest.mark.timeout(1500)]
@@ -168,6 +168,22 @@ def test_a_second_build_elsewhere_gives_the_same_bytes(
     assert [name for name in one if one[name] != two[name]] == []
     assert one.keys() == two.keys()
     assert len(one) == len(DEVICE_UNITS) + len(HOST_TARGETS) + 1
+
+
+def test_a_cached_compile_gives_the_same_bytes_and_the_record_says_what_it_was(first: Build) -> None:
+    """Ccache with nvcc: a build that it speeds up must not be another build."""
+    found = shutil.which("ccache")
+    if found is None:
+        pytest.skip("ccache is not installed")
+    cached, unit = replace(first, ccache=Path(found)), DEVICE_UNITS[0]
+    path = first.workspace.root / "obj" / unit
+    compiled = path.read_bytes()
+    for expected in ("miss", "hit"):
+        path.unlink()
+        started = cached.begun()
+        cached.run([unit])
+        assert path.read_bytes() == compiled
+        assert [it["cache"] for it in read_records(first.workspace.root, newer=started)] == [expected]
 
 
 def test_nothing_changed_compiles_nothing_and_a_changed_file_what_includes_it(first: Build) -> None:
