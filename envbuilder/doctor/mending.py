@@ -65,7 +65,8 @@ def state_folder() -> Path:
 def owned(site: Path, info: Path) -> tuple[list[Path], bool]:
     """Return what only this distribution owns, as few and as large pieces as can be, and whether it shares files.
 
-    A RECORD may say anything: what does not lie in site-packages, or belongs to others too, is left where it is.
+    A RECORD may say anything: what does not lie in site-packages (a link may lead out of it), or belongs to others too,
+    is left where it is.
     """
     others = {path for other in site.glob("*.dist-info") if other != info for path, _ in record_rows(other)}
     folders = {path[:end] for path in others for end in _ends(path)}
@@ -78,7 +79,9 @@ def owned(site: Path, info: Path) -> tuple[list[Path], bool]:
             shares = True
         else:
             pieces.add(next((path[:end] for end in _ends(path) if path[:end] not in folders), path))
-    return [*(site / piece for piece in sorted(pieces - {info.name})), info], shares
+    home = site.resolve()
+    inside = [site / piece for piece in sorted(pieces - {info.name}) if (site / piece).parent.resolve().is_relative_to(home)]
+    return [*inside, info], shares
 
 
 def _ends(path: str) -> list[int]:

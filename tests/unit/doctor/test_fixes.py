@@ -240,6 +240,20 @@ def test_a_distribution_that_shares_a_file_is_left_where_it_is(env: Path) -> Non
     assert plan(real(env), examine(real(env))) == []
 
 
+def test_nothing_behind_a_link_out_of_the_environment_is_moved(env: Path, tmp_path: Path) -> None:
+    """An editable checkout linked into site-packages is its owner's, whatever a RECORD says of files below it."""
+    site = env / "lib/python3.12/site-packages"
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout/mine.py").write_text("mine")
+    (tmp_path / "checkout/theirs.py").write_text("theirs")
+    (site / "linked").symlink_to(tmp_path / "checkout")
+    installed(site, "nvidia-cuda-runtime", "13.0.96", {"nvidia/cu13/lib/libcudart.so.13": "13"})
+    installed(site, "nvidia-cuda-runtime-cu12", "12.8.90", {"linked/mine.py": "mine"})
+    installed(site, "other", "1.0", {"linked/theirs.py": "theirs"})
+    repairs = plan(real(env), examine(real(env)))
+    assert [path.name for repair in repairs for path in repair.paths] == ["nvidia_cuda_runtime_cu12-12.8.90.dist-info"]
+
+
 @pytest.mark.parametrize(("id", "name"), [("EB-TRI-001", "ptxas"), ("EB-TRI-002", "ptxas-blackwell")])
 def test_a_toolkits_assembler_takes_the_place_of_tritons(id: str, name: str, env: Path, tmp_path: Path) -> None:
     """It is found there however the server is started: a variable would have to be set in every shell."""
