@@ -6,7 +6,6 @@ nothing: `_Z9my_kernelN2at6TensorE` is not torch's. (Itanium C++ ABI, chapter 5.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import re
 from typing import TYPE_CHECKING
@@ -30,7 +29,8 @@ _TORCH_INSIDE = re.compile(r"2at\d|3c10\d|5torch\d|6caffe2\d")
 
 def demangle(names: Iterable[str]) -> dict[str, str]:
     """Return each name in C++ spelling; what cannot be demangled (C names, or no libstdc++ here) stays as it is."""
-    function = _demangler()
+    names = list(names)
+    function = _demangler() if names else None
     return {name: function(name) if function and name.startswith("_Z") and len(name) <= _MAX_MANGLED else name for name in names}
 
 
@@ -77,6 +77,8 @@ def _without_identifiers(name: str) -> str:
 @functools.cache
 def _demangler() -> Callable[[str], str] | None:
     """Return libstdc++'s own demangler (__cxa_demangle, Itanium C++ ABI 3.4), or None on a machine without it."""
+    import ctypes  # noqa: PLC0415 - where nothing is missing, there is nothing to demangle
+
     try:
         function = ctypes.CDLL("libstdc++.so.6")["__cxa_demangle"]
         free = ctypes.CDLL(None)["free"]

@@ -12,7 +12,6 @@ import glob
 import os
 import re
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ _GLIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1
 _LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
 _RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libgomp.so.1.0.0", "libatomic.so.1", "libz.so.1")
 _MOST_INCLUDES = 4
+_DATA = Path(__file__).parent / "data"
 _MOST_NAMES = 1 << 16  # of which it is remembered whose they are: a hundred extensions ask for the same ones
 BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 
@@ -87,7 +87,7 @@ def named_by_system(name: str, sonames: Collection[str]) -> bool:
 @functools.cache
 def _names(library: str) -> frozenset[str]:
     """Names that Debian 12's glibc and libgcc (or zlib) define on both architectures, read from their .dynsym."""
-    return frozenset(resources.files("envbuilder.binaries").joinpath(f"data/{library}-names.txt").read_text(encoding="ascii").split())
+    return frozenset((_DATA / f"{library}-names.txt").read_text(encoding="ascii").split())
 
 
 def read_system(root: Path, *, machine: str) -> System:
