@@ -115,8 +115,10 @@ def write(inputs: Inputs, work: Path, *, load: bool, registry: str | None) -> di
         times = {"made": made}
         if load:
             clock = Clock()
-            DockerEngine.connect().load(layout, layout.images()[0], "envbuilder-bench-loaded")
+            engine = DockerEngine.connect()
+            engine.load(layout, layout.images()[0], "envbuilder-bench:loaded")
             times["loaded"] = _sum(made, clock.read())
+            engine.client.images.remove("envbuilder-bench:loaded")
         if registry:
             clock = Clock()
             reference = Reference.parse(f"{registry}/envbuilder")
