@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import zipfile
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.abi import check_environment, check_files, check_wheel, machine_of
@@ -14,6 +13,7 @@ from envbuilder.binaries.loader import Catalog
 from envbuilder.binaries.symbols import owned_by_torch
 from envbuilder.binaries.wheel import unpacked
 from envbuilder.errors import ConfigurationError, UsageError
+from envbuilder.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ _KNOWN_TORCHES = "Name an environment, a torch wheel, a torch/lib folder, or a r
 _VERSION = re.compile(r"\d+(\.\d+)+([a-z0-9.]*)(\+[a-z0-9.]+)?")  # 2.10.0, 2.11.0+cu130
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Torch:
     """The torch asked about: on the disk, or a release of the atlas; neither means that of the environment."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from envbuilder import reading
 from envbuilder.binaries.verdicts import TorchInfo
 from envbuilder.errors import ConfigurationError
 from envbuilder.torch_version import parse_torch_version
+from envbuilder.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +30,7 @@ _UNNAMED = ("nvrtc", "nvJitLink", "cupti")
 TORCH_LIBRARY = re.compile(r"lib(torch|c10)(_\w+)?\.so$")
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class TorchBuild:
     """A torch on disk. `modules`: its own extension and libraries; `visible`: what it loads for all to see (RTLD_GLOBAL).
 

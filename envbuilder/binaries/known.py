@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.verdicts import Verdict
+from envbuilder.values import value
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class ExpectedFault:
     """A fault that is known and accepted: which files (a glob, relative to site-packages), which verdict, and why."""
 

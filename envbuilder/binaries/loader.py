@@ -21,6 +21,7 @@ from envbuilder.binaries.lookup import Provider, TableProvider, provider_in
 from envbuilder.binaries.source import FileSource
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
+from envbuilder.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -163,7 +164,7 @@ class Unresolved:
     needed_by: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Process:
     """What is loaded before an extension is: names that are taken as they are, and files whose symbols all can see.
 

@@ -11,12 +11,13 @@ import functools
 import glob
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.layout import MalformedElfError
+from envbuilder.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -37,7 +38,7 @@ _MOST_NAMES = 1 << 16  # of which it is remembered whose they are: a hundred ext
 BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class System:
     """A base system: its libraries by soname, and the highest version of each family of symbol versions.
 

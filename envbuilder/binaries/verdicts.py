@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from envbuilder.values import value
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,7 +41,7 @@ class Kind(StrEnum):
     MALFORMED = "malformed"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class TorchInfo:
     """A torch build, from its torch/version.py: the wheel's file name does not tell the build. `source`: where it is."""
 
@@ -84,7 +86,7 @@ class ExtensionReport:
         return self.verdict is not Verdict.OK and self.expected is None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Skipped:
     """A file that looks like an extension and is not judged, with the reason."""
 
@@ -92,7 +94,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Cause:
     """One reason behind the faults of some extensions. The first of a report is the root cause."""
 
@@ -101,7 +103,7 @@ class Cause:
     extensions: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class AbiReport:
     """All extensions of what was asked about, against one torch."""
 
