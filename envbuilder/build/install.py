@@ -36,11 +36,15 @@ _SHEBANG = b"#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'py
 
 @dataclass(frozen=True, kw_only=True)
 class Installer:
-    """Installs wheels from a store into fresh folders."""
+    """Installs wheels from a store into fresh folders.
+
+    `wheels` are those of all environments that are made: uv unpacks a wheel once for each folder that it finds it in.
+    """
 
     target: Target
     interpreter: Interpreter
     store: Store
+    wheels: Sequence[LockedWheel]
     console: Console
     scratch: Path
 
@@ -55,7 +59,7 @@ class Installer:
         pairs = [(wheel.file.sha256, wheel.file.filename) for wheel in wheels]
         site = self._foreign_skeleton(environment) if self.interpreter.foreign else self._virtual_environment(environment, log)
         command: list[str | Path] = ["pip", *self._mode(environment, site), "--require-hashes", "--no-index", "--no-build", "--offline"]
-        command += ["--find-links", self.store.link_folder(pairs)]
+        command += ["--find-links", self.store.link_folder({(wheel.file.sha256, wheel.file.filename) for wheel in self.wheels})]
         command += ["-r", requirements] if self.interpreter.foreign else [requirements]
         try:
             with self._progress(name, len(wheels), site):

@@ -133,7 +133,12 @@ class _Pipeline:
     def _installer(self) -> Installer:
         plan = self.plan
         return Installer(
-            target=plan.target, interpreter=plan.interpreter, store=plan.store, console=self.console, scratch=plan.layout.scratch
+            target=plan.target,
+            interpreter=plan.interpreter,
+            store=plan.store,
+            wheels=[wheel for wheels in plan.wheels.values() for wheel in wheels],
+            console=self.console,
+            scratch=plan.layout.scratch,
         )
 
     def _site(self, name: EnvironmentName) -> Path:
