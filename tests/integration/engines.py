@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -36,12 +37,12 @@ def docker_engine(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     _need_overlay(folder)
     argv = ["dockerd", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false", "--bridge=none", "-s", "overlay2"]
     argv += ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")]
-    socket = f"unix://{folder}/sock"
+    address = f"unix://{folder}/sock"
     with pytest.MonkeyPatch.context() as patched, (folder / "log").open("wb") as log:
-        patched.setenv("DOCKER_HOST", socket)
-        process = subprocess.Popen([*argv, "-H", socket], stdout=log, stderr=log)
+        patched.setenv("DOCKER_HOST", address)
+        process = subprocess.Popen([*argv, "-H", address], stdout=log, stderr=log)
         try:
-            _wait_for(process, folder / "log")
+            _wait_for(process, folder)
             yield process
         finally:
             process.terminate()
@@ -50,16 +51,23 @@ def docker_engine(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             clear(folder)
 
 
-def _wait_for(process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(process: subprocess.Popen[bytes], folder: Path) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(EngineError):
-            DockerEngine.connect().client.close()
-            return
+        # Asked before it listens, Docker's client leaves a socket open, which Python complains of in some later test.
+        if _listens(folder / "sock"):
+            with contextlib.suppress(EngineError):
+                DockerEngine.connect().client.close()
+                return
         if process.poll() is not None:
-            pytest.skip(f"dockerd does not start on this machine: {log.read_text().splitlines()[-1]}")
+            pytest.skip(f"dockerd does not start on this machine: {(folder / 'log').read_text().splitlines()[-1]}")
         time.sleep(0.1)
-    pytest.fail(log.read_text())
+    pytest.fail((folder / "log").read_text())
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _end_containerd(pid: Path) -> None:

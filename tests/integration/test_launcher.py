@@ -143,7 +143,13 @@ def test_without_any_python_the_remedy_is_said(clone: Path, tmp_path: Path) -> N
 def test_an_interrupted_first_use_is_made_good(clone: Path, sign: signal.Signals) -> None:
     """A shell runs no EXIT trap when a signal ends it, and none at all on SIGKILL: the next use must clear up."""
     first = subprocess.Popen(
-        [str(clone / "bin" / "envbuilder"), "--version"], env=variables(), cwd=clone, start_new_session=True, stderr=subprocess.DEVNULL
+        [str(clone / "bin" / "envbuilder"), "--version"],
+        env=variables(),
+        cwd=clone,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        # What runs in a shell's background ignores SIGINT, and a shell cannot trap what it was started to ignore.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs here
     )
     end = time.monotonic() + 60
     while not list(clone.glob(".venv.new.*/bin/python")):
