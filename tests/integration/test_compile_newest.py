@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from test_compile_subset import Ground
+from compile_ground import Ground, ground_of
 
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.fatbin import parse_arch
@@ -29,10 +29,7 @@ from envbuilder.compile import isolation
 from envbuilder.compile.building import default_jobs, read_records
 from envbuilder.compile.packing import owner_of
 from envbuilder.compile.sources import read_source
-from envbuilder.compile.toolchain import find_compilers
-from envbuilder.compile.workspace import Inputs
 from envbuilder.console import Console
-from envbuilder.errors import ProgramError
 from envbuilder.locking.model import read_lock
 from envbuilder.store.cache import Store, Wanted, default_root
 from envbuilder.store.fetch import fetch
@@ -96,33 +93,13 @@ def ground() -> Ground:
     target, path = find_target("dgx-spark")
     facts = tomllib.loads(Path(__file__).with_name("compile-0.32.0.toml").read_text(encoding="utf-8"))
     spec = Compile.model_validate(facts["releases"][RELEASE]["compile"]).model_copy(update={"trees": IN_PLACE_OF_CUTLASS})
-    try:
-        compilers = find_compilers("aarch64", here=platform.machine())
-    except ProgramError as error:
-        pytest.skip(f"{error.what}: {error.next}")
     here: Machine = "aarch64" if platform.machine() == "aarch64" else "x86_64"
     serve = {it.name: it for it in read_lock(lock_folder(path, target, RELEASE)).wheels("serve", platform.python_version(), "aarch64")}
     # The lock of this release has no tools for a build yet: those of the other one are the same CUDA 13.0 and the same CMake.
     tools = {it.name: it for it in read_lock(lock_folder(path, target, "0.23.0")).build_wheels(platform.python_version(), here)}
     tools["flashinfer-python"] = serve["flashinfer-python"]
     libraries = {name: serve[name] for name in (*spec.cuda, "torch")}
-    store = Store(default_root())
-    assert spec.sdist is not None
-    wanted = [
-        Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size)
-        for it in (*tools.values(), *libraries.values())
-    ]
-    wanted.append(Wanted(project="vllm", filename=spec.sdist.filename, sha256=spec.sdist.sha256, size=spec.sdist.size))
-    fetch(wanted, store=store, settings=read_settings(), console=Console())
-    return Ground(
-        inputs=Inputs(
-            spec=spec,
-            sources={"vllm": store.path(spec.sdist.sha256, spec.sdist.filename)},
-            tools={name: store.path(it.file.sha256, it.file.filename) for name, it in tools.items()},
-            libraries={name: store.path(it.file.sha256, it.file.filename) for name, it in libraries.items()},
-        ),
-        compilers=compilers,
-    )
+    return ground_of(spec, tools=tools, libraries=libraries)
 
 
 @pytest.fixture(scope="module")

@@ -9,29 +9,24 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from compile_ground import Ground, ground_of
 
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.fatbin import parse_arch
 from envbuilder.binaries.gpu_code import Way, check_gpu_code
 from envbuilder.compile import isolation
 from envbuilder.compile.building import Build, CompileError, default_jobs, read_records
-from envbuilder.compile.toolchain import find_compilers
-from envbuilder.compile.workspace import Inputs, Workspace
-from envbuilder.console import Console
 from envbuilder.errors import ProgramError
 from envbuilder.locking.model import read_lock
-from envbuilder.store.cache import Store, Wanted, default_root
-from envbuilder.store.fetch import fetch
-from envbuilder.store.settings import read_settings
 from envbuilder.targets.catalogue import find_target, lock_folder
 
 if TYPE_CHECKING:
-    from envbuilder.compile.toolchain import Compilers
+    from envbuilder.targets.model import Machine
 
 pytestmark = [pytest.mark.network, pytest.mark.programs, pytest.mark.timeout(1500)]
 
@@ -49,53 +44,18 @@ DEVICE_UNITS = [
 HOST_TARGETS = ["spinloop", "cumem_allocator"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ground:
-    """What every build of this file stands on."""
-
-    inputs: Inputs
-    compilers: Compilers
-
-    def build(self, place: Path, *, jobs: int) -> Build:
-        place.mkdir(parents=True, exist_ok=True)
-        workspace = Workspace(place)
-        chosen = isolation.choose(place, log=place / "log")
-        workspace.make(self.inputs, self.compilers, inside=chosen.root)
-        return Build(
-            workspace=workspace, isolation=chosen, compilers=self.compilers, spec=self.inputs.spec, jobs=jobs, known={}, log=place / "log"
-        )
-
-
 @pytest.fixture(scope="module")
 def ground() -> Ground:
     target, path = find_target("dgx-spark")
     spec = target.releases["0.23.0"].compile
     assert spec is not None
-    lock, store = read_lock(lock_folder(path, target, "0.23.0")), Store(default_root())
-    try:
-        compilers = find_compilers("aarch64", here=platform.machine())
-    except ProgramError as error:
-        pytest.skip(f"{error.what}: {error.next}")
-    here = "aarch64" if platform.machine() == "aarch64" else "x86_64"
+    lock = read_lock(lock_folder(path, target, "0.23.0"))
+    here: Machine = "aarch64" if platform.machine() == "aarch64" else "x86_64"
     tools = {wheel.name: wheel for wheel in lock.build_wheels(platform.python_version(), here)}
     libraries = {
         wheel.name: wheel for wheel in lock.wheels("serve", platform.python_version(), "aarch64") if wheel.name in {*spec.cuda, "torch"}
     }
-    wanted = [
-        Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size)
-        for it in (*tools.values(), *libraries.values())
-    ]
-    wanted.append(Wanted(project="vllm", filename=spec.sdist.filename, sha256=spec.sdist.sha256, size=spec.sdist.size))
-    fetch(wanted, store=store, settings=read_settings(), console=Console())
-    return Ground(
-        inputs=Inputs(
-            spec=spec,
-            sources={"vllm": store.path(spec.sdist.sha256, spec.sdist.filename)},
-            tools={name: store.path(it.file.sha256, it.file.filename) for name, it in tools.items()},
-            libraries={name: store.path(it.file.sha256, it.file.filename) for name, it in libraries.items()},
-        ),
-        compilers=compilers,
-    )
+    return ground_of(spec, tools=tools, libraries=libraries)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +27,7 @@ from envbuilder.images.verify import own_files
 from envbuilder.images.write import write_images
 from envbuilder.store.cache import Store
 from envbuilder.store.settings import Settings
-from tests.integration.test_image_registry import Running
+from tests.integration.test_image_registry import NEEDED, Running
 from tests.unit.images.small import small_inputs
 
 if TYPE_CHECKING:
@@ -37,13 +36,7 @@ if TYPE_CHECKING:
 
     from envbuilder.images.oci import Image
 
-pytestmark = [
-    pytest.mark.programs,
-    pytest.mark.enable_socket,
-    pytest.mark.skipif(
-        shutil.which("docker-registry") is None, reason="docker-registry is not installed (Debian: apt install docker-registry)"
-    ),
-]
+pytestmark = NEEDED
 
 
 class Pushed:

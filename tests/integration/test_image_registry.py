@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-pytestmark = [
+NEEDED = [
     pytest.mark.programs,
     pytest.mark.enable_socket,
     pytest.mark.skipif(
         shutil.which("docker-registry") is None, reason="docker-registry is not installed (Debian: apt install docker-registry)"
     ),
 ]
+pytestmark = NEEDED
 NOISE = 20_000_000  # bytes that do not compress: some pieces of an upload
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from envbuilder.images.write import write_images
 from envbuilder.locking.rootfs import ImageLock, image_text, parse_image_lock
 from envbuilder.store.rootfs_image import reference_of
 from envbuilder.store.settings import Settings
-from tests.integration.test_image_registry import Running
+from tests.integration.test_image_registry import NEEDED, Running
 from tests.unit.images.small import PACKAGES, deb, small_inputs
 
 if TYPE_CHECKING:
@@ -34,13 +33,7 @@ if TYPE_CHECKING:
     from envbuilder.images.inputs import Inputs
     from envbuilder.store.rootfs_image import RootfsImage
 
-pytestmark = [
-    pytest.mark.programs,
-    pytest.mark.enable_socket,
-    pytest.mark.skipif(
-        shutil.which("docker-registry") is None, reason="docker-registry is not installed (Debian: apt install docker-registry)"
-    ),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture
