@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from envbuilder.images.oci import Layout
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.programs, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.network, pytest.mark.programs, pytest.mark.timeout(3600)]
 RELEASE = "0.23.0-slim"
 SITE = "opt/venv/lib/python3.11/site-packages"
 INSIDE = Path(__file__).with_name("compile_operators_inside.py")
@@ -32,14 +33,16 @@ EXTENSIONS = {"_C.abi3.so", "_C_stable_libtorch.abi3.so", "_moe_C.abi3.so", "cum
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     if given := os.environ.get("ENVBUILDER_TEST_DGX_OUT"):
-        return Layout(Path(given) / "image")
+        yield Layout(Path(given) / "image")
+        return
     out = tmp_path_factory.mktemp("dgx") / "out"
     command = [LAUNCHER, "build", "--target", "dgx-spark", "--release", RELEASE, "--vllm", "published", "--no-smoke", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
-    return Layout(out / "image")
+    yield Layout(out / "image")
+    shutil.rmtree(out)  # 11 GB that no later test needs
 
 
 @pytest.fixture(scope="module")
