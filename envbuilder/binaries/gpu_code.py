@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.environment import shared_objects
-from envbuilder.binaries.fatbin import GpuCode, read_gpu_code_path
+from envbuilder.binaries.fatbin import GpuCode, read_code_outside, read_gpu_code
 from envbuilder.binaries.layout import MalformedElfError
+from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,6 +43,7 @@ class GpuCodeFile:
     """One file: its pieces by arch, and how its translation units run. `verdict`: the best way any of them has.
 
     A file is seldom of one kind: vLLM's `_C` has units for sm_120f, others as PTX, and some for other GPUs only.
+    `outside`: how many units lie outside .nv_fatbin, where one looks only if nothing in it runs.
     """
 
     path: str
@@ -49,6 +51,7 @@ class GpuCodeFile:
     ptx: dict[str, int]
     units: dict[str, int]
     verdict: Way
+    outside: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class GpuCodeReport:
             "schema": SCHEMA,
             "arch": self.arch,
             "ok": self.ok,
-            "files": [{"path": f.path, "cubins": f.cubins, "ptx": f.ptx, "units": f.units, "verdict": f.verdict} for f in self.files],
+            "files": [asdict(file) for file in self.files],
             "unreadable": [{"path": path, "why": why} for path, why in self.unreadable],
         }
 
@@ -120,6 +123,7 @@ def judge(path: str, code: GpuCode, gpu: Arch) -> GpuCodeFile:
         ptx=_counted(code, ptx=True),
         units={way.value: units[way] for way in Way if units[way]},
         verdict=best(units),
+        outside=code.outside,
     )
 
 
@@ -135,7 +139,7 @@ def check_gpu_code(paths: Sequence[Path], gpu: Arch) -> GpuCodeReport:
 
 
 def _check_file(path: Path, gpu: Arch) -> GpuCodeReport:
-    files, unreadable = _read([(str(path), str(path))])
+    files, unreadable = _read([(str(path), str(path))], gpu)
     unreadable += [(str(path), "not an ELF file")] if not files and not unreadable else []
     return _report([(shown, code) for shown, code in files], unreadable, gpu)
 
@@ -143,27 +147,36 @@ def _check_file(path: Path, gpu: Arch) -> GpuCodeReport:
 def _check_folder(root: Path, gpu: Arch) -> GpuCodeReport:
     found = sorted(shared_objects(root, also=GPU_FILES))
     loose = [path for path in found if path.endswith(GPU_FILES)]
-    files, unreadable = _read([(path, os.path.relpath(path, root)) for path in found if not path.endswith(GPU_FILES)])
+    files, unreadable = _read([(path, os.path.relpath(path, root)) for path in found if not path.endswith(GPU_FILES)], gpu)
     # Loose cubins come by the ten thousand (flashinfer-cubin): one entry for each package.
-    cubins, broken = _read([(path, os.path.relpath(path, root).partition("/")[0]) for path in loose])
+    cubins, broken = _read([(path, os.path.relpath(path, root).partition("/")[0]) for path in loose], gpu)
     packages: dict[str, GpuCode] = {}
     for package, code in cubins:
         packages[package] = packages[package] + code if package in packages else code
     return _report([*files, *((f"{package}/**", code) for package, code in packages.items())], [*unreadable, *broken], gpu)
 
 
-def _read(paths: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, GpuCode]], list[tuple[str, str]]]:
+def _read(paths: Iterable[tuple[str, str]], gpu: Arch) -> tuple[list[tuple[str, GpuCode]], list[tuple[str, str]]]:
     files: list[tuple[str, GpuCode]] = []
     unreadable: list[tuple[str, str]] = []
     for path, shown in paths:
         try:
-            files.append((shown, read_gpu_code_path(path)))
+            files.append((shown, _code_of(path, gpu)))
         except MalformedElfError as error:
             if error.is_elf:
                 unreadable.append((shown, str(error)))
         except OSError as error:
             unreadable.append((shown, error.strerror or str(error)))
     return files, unreadable
+
+
+def _code_of(path: str, gpu: Arch) -> GpuCode:
+    """Read a file's GPU code; all of its data is searched only where .nv_fatbin has nothing that runs."""
+    with FileSource(path) as source:
+        code = read_gpu_code(source)
+        if path.endswith(GPU_FILES) or any(runs(piece, gpu) is not Way.NONE for piece in code.pieces):
+            return code
+        return code + read_code_outside(source)
 
 
 def _report(files: Iterable[tuple[str, GpuCode]], unreadable: Sequence[tuple[str, str]], gpu: Arch) -> GpuCodeReport:

@@ -40,8 +40,9 @@ def _lines(report: GpuCodeReport) -> Iterator[str]:
 def _file(file: GpuCodeFile) -> Iterator[str]:
     yield f"{file.path}: {file.verdict}"
     parts = [f"{count} {_WORDS[Way(way)]}" for way, count in file.units.items()]
+    outside = f" ({file.outside} of them outside .nv_fatbin)" if file.outside else ""
     yield from textwrap.wrap(
-        f"of {sum(file.units.values())} units: {', '.join(parts)}", _WIDTH, initial_indent="  ", subsequent_indent="    "
+        f"of {sum(file.units.values())} units{outside}: {', '.join(parts)}", _WIDTH, initial_indent="  ", subsequent_indent="    "
     )
     pieces = [f"{count} {name}" for name, count in (*file.cubins.items(), *file.ptx.items())]
     yield from textwrap.wrap(", ".join(pieces), _WIDTH, initial_indent="    ", subsequent_indent="    ")

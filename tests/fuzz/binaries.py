@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from envbuilder.binaries.elf import Reference, read_elf, read_references, read_symbols
 from envbuilder.binaries.environment import shared_objects
-from envbuilder.binaries.fatbin import read_gpu_code
+from envbuilder.binaries.fatbin import read_code_outside, read_gpu_code
 from envbuilder.binaries.layout import MalformedElfError, file_offset, read_dynamic, read_header, read_sections, read_segments
 from envbuilder.binaries.lookup import provider_of
 from envbuilder.binaries.source import FileSource, OutOfRangeError
@@ -105,7 +105,7 @@ def _case(path: str, dice: random.Random) -> str:
     with FileSource(path) as base:
         mutant = _mutate(base, dice)
         answers = set()
-        for reader in (read_elf, read_references, read_symbols, look_up, read_gpu_code):
+        for reader in (read_elf, read_references, read_symbols, look_up, read_gpu_code, read_code_outside):
             signal.setitimer(signal.ITIMER_REAL, _SECONDS)
             try:
                 reader(mutant)

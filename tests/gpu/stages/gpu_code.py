@@ -59,7 +59,8 @@ def main() -> None:
         program = shutil.which("cuobjdump")
         if program is None:
             raise NotRunError("there is no cuobjdump here")
-        compare(figures, program, [it for it in document["files"] if it["cubins"] or it["ptx"]], [site, kernels])
+        # cuobjdump looks into .nv_fatbin alone.
+        compare(figures, program, [it for it in document["files"] if (it["cubins"] or it["ptx"]) and not it["outside"]], [site, kernels])
 
 
 def compare(figures: dict[str, Any], program: str, entries: list[dict[str, Any]], roots: list[Path]) -> None:

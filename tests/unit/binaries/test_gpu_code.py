@@ -13,13 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envbuilder.binaries.fatbin import Arch, Code, parse_arch, read_gpu_code
+from envbuilder.binaries import fatbin
+from envbuilder.binaries.fatbin import Arch, Code, parse_arch, read_code_outside, read_gpu_code
 from envbuilder.binaries.gpu_code import GpuCodeReport, Way, check_gpu_code, runs
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.source import MemorySource
 from envbuilder.cli import main
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from elf_forge import Forge
@@ -42,13 +44,18 @@ def container(*names: str) -> bytes:
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
 
 
-def embedded(forge: Forge, path: str, content: bytes) -> Path:
-    """A shared object with that .nv_fatbin section, as nvcc's host compiler makes it."""
-    data = ",".join(map(str, content))
+def embedded(forge: Forge, path: str, content: bytes, *, elsewhere: bytes = b"", flags: Sequence[str] = ()) -> Path:
+    """A shared object with that .nv_fatbin section, as nvcc's host compiler makes it; `elsewhere`: more, as cuBLASLt keeps it."""
     goal = forge.root / path
     goal.parent.mkdir(parents=True, exist_ok=True)
-    source = forge.file("fatbin.c", f'__attribute__((section(".nv_fatbin"), aligned(8))) const unsigned char fatbin[] = {{{data}}};')
-    subprocess.run(["gcc", "-shared", "-fPIC", "-nostdlib", "-o", goal, source], check=True)
+    pieces = {".nv_fatbin": content, ".cask_resource": elsewhere}
+    text = "".join(
+        f'__attribute__((section("{name}"), aligned(8))) const unsigned char part{number}[] = {{{",".join(map(str, data))}}};\n'
+        for number, (name, data) in enumerate(pieces.items())
+        if data
+    )
+    source = forge.file("fatbin.c", text)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-nostdlib", "-Wl,--no-as-needed", "-o", goal, source, *flags], check=True)
     source.unlink()
     return goal
 
@@ -93,7 +100,7 @@ def test_what_runs_where(code: str, gpu: str, way: Way) -> None:
     assert runs(Code(ptx=code.startswith("compute"), arch=piece), number) is way
 
 
-@pytest.mark.parametrize("text", ["sm_", "sm121", "sm_1", "121x", "", "compute_12a1", "sm_121af"])
+@pytest.mark.parametrize("text", ["sm_", "sm121", "sm_1", "121x", "", "compute_12a1", "sm_121af", "12.10", "121.0", "12.", ".1"])
 def test_what_is_no_arch(text: str) -> None:
     assert parse_arch(text) is None
 
@@ -127,6 +134,64 @@ def test_each_translation_unit_counts_by_its_best_piece(forge: Forge) -> None:
     assert file.cubins == {"sm_80": 2, "sm_90a": 2, "sm_120f": 1, "sm_121a": 1}
     assert file.ptx == {"compute_80": 1}
     assert report.ok
+
+
+def test_code_outside_nv_fatbin_counts_where_nothing_in_it_runs(forge: Forge) -> None:
+    """Else cuFFT, whose .nv_fatbin holds one dummy for sm_75, is said not to run on a GB10, for which .data holds 420 cubins."""
+    elsewhere = b"tables\0\0" + container() + container("sm_120", "sm_90") + b"more" * 3 + container("compute_75") + b"tail"
+    path = embedded(forge, "cufft.so", container("sm_75"), elsewhere=elsewhere)
+    (file,) = check_gpu_code([path], Arch(121)).files
+    assert (file.verdict, file.outside, file.units) == (Way.FAMILY, 2, {"family": 1, "jit": 1, "none": 1})
+    assert (file.cubins, file.ptx) == ({"sm_75": 1, "sm_90": 1, "sm_120": 1}, {"compute_75": 1})
+    (file,) = check_gpu_code([path], Arch(75)).files
+    assert (file.outside, file.cubins) == (0, {"sm_75": 1}), "where .nv_fatbin runs, nothing is searched: it would take seconds"
+    (file,) = check_gpu_code([embedded(forge, "none.so", b"", elsewhere=container("sm_90a"))], Arch(121)).files
+    assert file.verdict is Way.NONE, "a file without .nv_fatbin is not host-only for that"
+
+
+def test_the_magic_alone_is_no_gpu_code(forge: Forge) -> None:
+    """Triton has these four bytes in its code's constants; a container is taken only where its sizes fit exactly."""
+    whole = container("sm_121")
+    magic = whole[:4]
+    wrong_header = struct.pack("<IHHQ", 0xBA55ED50, 1, 24, 8) + bytes(32)
+    too_long = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, 1 << 40)
+    not_to_the_end = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(whole) - 16 + 8) + whole[16:] + bytes(8)
+    path = embedded(forge, "x.so", b"", elsewhere=magic * 9 + wrong_header + too_long + not_to_the_end + whole[:-1])
+    assert check_gpu_code([path], Arch(121)).files[0].verdict is Way.HOST_ONLY
+
+
+def test_a_container_across_two_pieces_is_found(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library is searched a megabyte at a time, and a container begins anywhere."""
+    elsewhere = b"\1" * 40 + container("sm_120") * 3
+    path = embedded(forge, "x.so", b"", elsewhere=elsewhere)
+    for step in range(4, 40):
+        monkeypatch.setattr(fatbin, "_STEP", step)
+        (file,) = check_gpu_code([path], Arch(121)).files
+        assert (file.outside, file.cubins) == (3, {"sm_120": 3}), step
+
+
+def test_a_search_that_would_not_end_is_refused(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A magic every four bytes, containers that begin well, a sparse file: each would keep it busy for hours."""
+    begun = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, 65 * 40) + entry("sm_80") * 36
+    for name, content in (("magic", container("sm_80")[:4] * 200), ("begun", begun * 10)):
+        path = embedded(forge, f"{name}.so", b"", elsewhere=content)
+        assert check_gpu_code([path], Arch(121)).ok
+        with monkeypatch.context() as patch:
+            patch.setattr(fatbin, "_MAX_ENTRIES", 150)
+            assert "150 pieces" in check_gpu_code([path], Arch(121)).unreadable[0][1]
+    monkeypatch.setattr(fatbin, "_MAX_SEARCHED", 500)
+    assert "more data" in check_gpu_code([path], Arch(121)).unreadable[0][1]
+
+
+def test_sections_over_each_other_are_searched_once() -> None:
+    """65,000 section headers that all name the same gigabyte would be searched for days, and count its code 65,000 times."""
+    body = container("sm_90")
+    names = b"\0.shstrtab\0.data\0"
+    start = b"\x7fELF\x02\x01\x01" + bytes(9)
+    start += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, 64 + len(names) + len(body), 0, 64, 56, 0, 64, 9, 1)
+    table = bytes(64) + struct.pack("<IIQQQQIIQQ", 1, 3, 0, 0, 64, len(names), 0, 0, 1, 0)
+    table += struct.pack("<IIQQQQIIQQ", 11, 1, 0, 0, 64 + len(names), len(body), 0, 0, 8, 0) * 7
+    assert read_code_outside(MemorySource(start + names + body + table)).outside == 1
 
 
 def test_a_file_without_gpu_code_is_host_only(forge: Forge) -> None:
@@ -200,6 +265,12 @@ def test_a_lying_file_is_told_and_a_text_is_not(forge: Forge) -> None:
     assert not check_gpu_code([forge.root / "only/text.so"], Arch(121)).ok
 
 
+@pytest.mark.parametrize(("text", "arch"), [("12.1a", Arch(121, "a")), ("9.0", Arch(90)), ("sm_10.0f", Arch(100, "f")), ("121", Arch(121))])
+def test_an_arch_as_torch_cuda_arch_list_spells_it(text: str, arch: Arch) -> None:
+    """It is what a person who has just set that variable types."""
+    assert parse_arch(text) == arch
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(edits=st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
 def test_corrupted_fat_binaries_raise_nothing_else(edits: list[tuple[int, bytes]]) -> None:
@@ -208,6 +279,7 @@ def test_corrupted_fat_binaries_raise_nothing_else(edits: list[tuple[int, bytes]
         data[at : at + len(new)] = new
     try:
         read_gpu_code(MemorySource(bytes(data)))
+        read_code_outside(MemorySource(bytes(data)))
     except MalformedElfError:
         return
 
