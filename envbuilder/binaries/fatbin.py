@@ -10,8 +10,8 @@ torch's and vLLM's wheels, and checked against cuobjdump. A section holds contai
 cuobjdump (13.0) calls 121, 121a and 121f alike; the entry's flags tell them apart, and so does the string
 `-arch sm_121a` in the cubin's .note.nv.tkinfo, which is read from single cubin files.
 
-Not every library keeps its containers in .nv_fatbin: cuFFT has a dummy there and 23,983 in .data (half of
-them empty), cuBLASLt some in .cask_resource. cuobjdump looks into .nv_fatbin alone; `read_code_outside` finds the others by their magic.
+Not every library keeps its containers in .nv_fatbin: cuFFT has a dummy there and 23,983 in .data (half of them empty),
+cuBLASLt some in .cask_resource. cuobjdump looks into .nv_fatbin alone; `read_code_outside` finds the others by their magic.
 """
 
 from __future__ import annotations

@@ -8,18 +8,19 @@ within its major from its number on. So sm_120 and sm_120f run on a GB10 (12.1),
 from __future__ import annotations
 
 import os
-from collections import Counter
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.binaries.environment import shared_objects
+from envbuilder.binaries.elf import read_elf_path
+from envbuilder.binaries.environment import TORCH_LIBRARY, python_tag, shared_objects
 from envbuilder.binaries.fatbin import GpuCode, read_code_outside, read_gpu_code
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from envbuilder.binaries.fatbin import Arch, Code
@@ -58,14 +59,16 @@ class GpuCodeFile:
 class GpuCodeReport:
     """All files asked about, for one arch. `unreadable`: (path, why).
 
-    `ok`: each path asked about has GPU code that runs, or none at all, and every file could be read. A file that
-    cannot run is no fault among others: vLLM ships FlashAttention 3, for sm_90a only, to every GPU.
+    `ok`: each path asked about has GPU code that runs, or none at all, none of its packages is `lacking`, and every
+    file could be read. A file that cannot run is no fault among others: vLLM ships FlashAttention 3, for sm_90a only,
+    to every GPU. A package is: cuBLAS beside it does not make up for a vLLM without code for this GPU.
     """
 
     arch: str
     ok: bool
     files: tuple[GpuCodeFile, ...]
     unreadable: tuple[tuple[str, str], ...] = ()
+    lacking: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -74,6 +77,7 @@ class GpuCodeReport:
             "ok": self.ok,
             "files": [asdict(file) for file in self.files],
             "unreadable": [{"path": path, "why": why} for path, why in self.unreadable],
+            "lacking": list(self.lacking),
         }
 
     @staticmethod
@@ -86,6 +90,7 @@ class GpuCodeReport:
             ok=document["ok"],
             files=tuple(GpuCodeFile(**{**file, "verdict": Way(file["verdict"])}) for file in document["files"]),
             unreadable=tuple((entry["path"], entry["why"]) for entry in document["unreadable"]),
+            lacking=tuple(document["lacking"]),
         )
 
 
@@ -129,12 +134,16 @@ def judge(path: str, code: GpuCode, gpu: Arch) -> GpuCodeFile:
 
 def check_gpu_code(paths: Sequence[Path], gpu: Arch) -> GpuCodeReport:
     """Read files and folders. In a folder, what is not ELF at all is passed over: it holds no GPU code."""
-    reports = [_check_folder(path, gpu) if path.is_dir() else _check_file(path, gpu) for path in paths]
+    return merged([_check_folder(path, gpu) if path.is_dir() else _check_file(path, gpu) for path in paths], gpu)
+
+
+def merged(reports: Sequence[GpuCodeReport], gpu: Arch) -> GpuCodeReport:
     return GpuCodeReport(
         arch=f"sm_{gpu}",
         ok=all(report.ok for report in reports),
         files=tuple(file for report in reports for file in report.files),
         unreadable=tuple(entry for report in reports for entry in report.unreadable),
+        lacking=tuple(name for report in reports for name in report.lacking),
     )
 
 
@@ -153,7 +162,37 @@ def _check_folder(root: Path, gpu: Arch) -> GpuCodeReport:
     packages: dict[str, GpuCode] = {}
     for package, code in cubins:
         packages[package] = packages[package] + code if package in packages else code
-    return _report([*files, *((f"{package}/**", code) for package, code in packages.items())], [*unreadable, *broken], gpu)
+    files += [(f"{package}/**", code) for package, code in packages.items()]
+    report = _report(files, [*unreadable, *broken], gpu)
+    lacking = tuple(_lacking(root, report.files))
+    return replace(report, ok=report.ok and not lacking, lacking=lacking)
+
+
+def _lacking(root: Path, files: Iterable[GpuCodeFile]) -> Iterator[str]:
+    """Yield the packages in a folder that Python loads for their GPU code, and of which none runs.
+
+    Those are packages with an extension module. One of libraries or cubins alone (flashinfer_cubin) is chosen from by
+    others, which may well do without it.
+    """
+    if (root / "__init__.py").is_file():
+        return  # it is one package, and judged as a whole
+    each_alone = next(root.glob("*.dist-info"), None) is not None  # site-packages: a module at its top is a package too
+    packages: dict[str, list[GpuCodeFile]] = defaultdict(list)
+    for file in files:
+        name, below, _ = file.path.partition("/")
+        packages[name if below or each_alone else "its top level"].append(file)
+    for name, its in packages.items():
+        if best(file.verdict for file in its) is Way.NONE and any(_is_extension(root / file.path) for file in its):
+            yield name
+
+
+def _is_extension(path: Path) -> bool:
+    if python_tag(str(path)) is not None:
+        return True
+    try:
+        return any(map(TORCH_LIBRARY.fullmatch, read_elf_path(path).needed))
+    except (MalformedElfError, OSError):
+        return False  # `package/**`, which stands for cubins, among them
 
 
 def _read(paths: Iterable[tuple[str, str]], gpu: Arch) -> tuple[list[tuple[str, GpuCode]], list[tuple[str, str]]]:

@@ -32,6 +32,8 @@ def _lines(report: GpuCodeReport) -> Iterator[str]:
         yield from _file(file)
     for path, why in report.unreadable:
         yield from textwrap.wrap(f"{path}: unreadable: {why}", _WIDTH, subsequent_indent="  ")
+    for package in report.lacking:
+        yield from textwrap.wrap(f"✗ {package}: none of its GPU code runs on {report.arch}", _WIDTH, subsequent_indent="  ")
     host_only = len(report.files) - len(with_code)
     bad = sum(file.verdict is Way.NONE for file in with_code) + len(report.unreadable)
     yield f"{'✓' if report.ok else '✗'} {len(with_code) - bad} of {len(with_code) + len(report.unreadable)} files with GPU code can run some of it; {host_only} without"

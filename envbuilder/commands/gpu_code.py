@@ -5,7 +5,8 @@ native (made for this GPU), family (made for another of its family, and runs), j
 (compiled from PTX at first use), none (nothing in it can run), host-only.
 A file is as good as its best translation unit; the counts beside it tell the rest.
 
-Exit code 1 when a PATH has GPU code and none that runs, or cannot be read.
+Exit code 1 when a PATH has GPU code and none that runs, when that holds for one of
+its packages with extension modules (vllm, torch), or when a file cannot be read.
 """
 
 from __future__ import annotations

@@ -210,6 +210,44 @@ def test_nothing_that_runs_is_a_finding_unless_something_beside_it_does(forge: F
     assert [file.verdict for file in report.files] == [Way.FAMILY, Way.NONE]
 
 
+def test_a_package_without_code_that_runs_is_a_finding_whatever_lies_beside_it(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else cuBLAS, which runs everywhere, hides a vLLM that was compiled for other GPUs: the trap this command is for."""
+    embedded(forge, "vllm/_C.abi3.so", container("sm_90a", "sm_100f"))
+    embedded(forge, "nvidia/cu13/lib/libcublas.so.13", container("sm_121a"))
+    forge.file("flashinfer_cubin/a.fatbin").write_bytes(container("sm_100f"))
+    embedded(forge, "nvidia_other/libother.so", container("sm_100f"))
+    report = check_gpu_code([forge.root], Arch(121))
+    assert (report.ok, report.lacking) == (False, ("vllm",)), "libraries and cubins alone are chosen from by others"
+    assert main(["gpu-code", str(forge.root)]) == 1
+    assert "✗ vllm: none of its GPU code runs on sm_121a" in capsys.readouterr().out
+    embedded(forge, "vllm/_moe_C.abi3.so", container("sm_120f"))
+    assert check_gpu_code([forge.root], Arch(121)).ok, "one file that runs is enough: FlashAttention 3 is for sm_90a alone"
+
+
+def test_a_package_whose_code_lies_in_a_library_of_torch_is_judged(forge: Forge) -> None:
+    """Torch keeps its kernels in libtorch_cuda.so, torchvision in a _C.so without a tag."""
+    forge.so("torch/lib/libc10.so", soname="libc10.so")
+    embedded(forge, "torchvision/_C.so", container("sm_90"), flags=[str(forge.root / "torch/lib/libc10.so")])
+    embedded(forge, "torch/lib/libtorch_cuda.so", container("sm_90"))
+    forge.so("torch/_C.cpython-312-x86_64-linux-gnu.so")
+    embedded(forge, "other/lib.so", container("sm_121"))
+    assert set(check_gpu_code([forge.root], Arch(121)).lacking) == {"torch", "torchvision"}
+
+
+def test_a_package_asked_about_by_itself_is_judged_as_one(forge: Forge) -> None:
+    """Else vllm_flash_attn's modules for other GPUs would fail a vLLM that runs."""
+    embedded(forge, "vllm/_C.abi3.so", container("sm_120f"))
+    embedded(forge, "vllm/_flashmla_C.abi3.so", container("sm_90a"))
+    assert check_gpu_code([forge.root / "vllm"], Arch(121)).ok
+    embedded(forge, "vllm/attention/_fa3_C.abi3.so", container("sm_90a"))
+    forge.file("vllm/__init__.py")
+    assert check_gpu_code([forge.root / "vllm"], Arch(121)).ok
+    assert check_gpu_code([forge.root], Arch(121)).ok
+    embedded(forge, "flash_attn_3.abi3.so", container("sm_90a"))
+    forge.file("x-1.dist-info/METADATA")
+    assert check_gpu_code([forge.root], Arch(121)).lacking == ("flash_attn_3.abi3.so",), "in site-packages a module is a package"
+
+
 def test_loose_cubins_of_a_package_are_one_entry(forge: Forge) -> None:
     """flashinfer-cubin has 15,558; a list of them is read by nobody."""
     for name in ("a", "b"):
