@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _SYMBOLS_SHOWN = 5
+_FILES_SHOWN = 3
 
 
 def render(report: AbiReport, *, title: str) -> str:
@@ -43,6 +44,7 @@ def _lines(report: AbiReport, title: str) -> Iterator[str]:
             yield from textwrap.wrap(
                 f"  accepted: {extension.path} ({extension.verdict}): {extension.expected}", _WIDTH, subsequent_indent="    "
             )
+    yield from _not_judged(report)
     fine = sum(extension.verdict is Verdict.OK for extension in report.extensions)
     skipped = f"; {len(report.skipped)} files not judged" if report.skipped else ""
     yield f"{'✗' if not report.ok else '✓'} {fine} of {_count(len(report.extensions))} would load{skipped}"
@@ -57,6 +59,17 @@ def _failing(extension: ExtensionReport) -> Iterator[str]:
         lines.append(f"and {len(extension.missing) - _SYMBOLS_SHOWN} more symbols (all with --json)")
     for line in lines:
         yield from textwrap.wrap(line, _WIDTH, initial_indent="    ", subsequent_indent="      ")
+
+
+def _not_judged(report: AbiReport) -> Iterator[str]:
+    """Name some of what was set aside, for each reason. That a wheel serves other Pythons as well is nothing to read about."""
+    reasons: dict[str, list[str]] = {}
+    for skipped in report.skipped:
+        if not skipped.reason.startswith("for another Python"):
+            reasons.setdefault(skipped.reason, []).append(skipped.path)
+    for reason, paths in reasons.items():
+        more = f" and {len(paths) - _FILES_SHOWN} more" if len(paths) > _FILES_SHOWN else ""
+        yield from textwrap.wrap(f"  not judged, {reason}: {', '.join(paths[:_FILES_SHOWN])}{more}", _WIDTH, subsequent_indent="    ")
 
 
 def _via(library: str | None) -> str:

@@ -147,6 +147,18 @@ def merged(reports: Sequence[GpuCodeReport], gpu: Arch) -> GpuCodeReport:
     )
 
 
+def below(package: Path, report: GpuCodeReport) -> GpuCodeReport:
+    """Return a package's report with whole paths, for it lies elsewhere than what it is shown with."""
+    if not package.is_dir():
+        return report
+    return replace(
+        report,
+        files=tuple(replace(file, path=f"{package}/{file.path}") for file in report.files),
+        unreadable=tuple((f"{package}/{path}", why) for path, why in report.unreadable),
+        lacking=() if report.ok else (str(package),),
+    )
+
+
 def _check_file(path: Path, gpu: Arch) -> GpuCodeReport:
     files, unreadable = _read([(str(path), str(path))], gpu)
     unreadable += [(str(path), "not an ELF file")] if not files and not unreadable else []

@@ -39,7 +39,7 @@ def unpacked(wheel: Path) -> Iterator[Path]:
 
     Raises WheelError: not a zip, cut, entries that climb out, a bomb. Raises StorageError when the disk is too small.
     """
-    _check_directory(wheel)
+    check_directory(wheel)
     with tempfile.TemporaryDirectory(prefix="envbuilder-wheel-") as name:
         goal = Path(name)
         try:
@@ -80,7 +80,7 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, goal: Path) -> Non
         shutil.copyfileobj(source, file, _CHUNK)
 
 
-def _check_directory(wheel: Path) -> None:
+def check_directory(wheel: Path) -> None:
     """Refuse a zip whose central directory would fill memory, before zipfile reads it (PKWARE APPNOTE 4.3.14, 4.3.16)."""
     with wheel.open("rb") as file:
         size = file.seek(0, 2)

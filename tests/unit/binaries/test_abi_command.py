@@ -65,6 +65,13 @@ def test_a_virtual_environment_is_meant_by_its_root(environment: Forge, capsys: 
     assert "torch 2.11.0+cu130" in capsys.readouterr().out
 
 
+def test_a_package_is_checked_with_the_torch_around_it(environment: Forge, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a file in it is: the folder `site-packages/vllm` had no torch where each of its files had one."""
+    for path in ("vllm", "vllm/_C.abi3.so"):
+        assert main(["abi", str(environment.root / path)]) == 0
+        assert "torch 2.11.0+cu130" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", [["abi", "nowhere"], ["abi", ".", "--torch", "nowhere"], ["abi"]])
 def test_wrong_usage_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from envbuilder.binaries.atlas_svg import draw
 from envbuilder.binaries.environment import torch_at
 from envbuilder.binaries.remote import RemoteFile
 from envbuilder.binaries.verdicts import AbiReport, Kind
-from envbuilder.binaries.wheel import unpacked
+from envbuilder.binaries.wheel import WheelError, unpacked
 from envbuilder.cli import main
 from envbuilder.errors import ConfigurationError, FetchError, UnknownNameError
 
@@ -175,6 +176,42 @@ def test_a_wheel_that_is_here_is_recognised_by_its_checksums(
     changed = pack(forge, wheels["vllm"], "vllm")
     with pytest.raises(ConfigurationError, match="cannot answer"):
         ask.check_path(changed, ask.Torch(release="2.11.0"))
+
+
+def test_a_wheel_that_is_here_gets_the_answer_of_its_name(
+    installed: atlas.Atlas, wheels: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its name it loads with the torch that it pins; its bytes must not fail for want of one."""
+    assert main(["abi", str(wheels["vllm"])]) == 0
+    assert "torch 2.11.0+cu130" in capsys.readouterr().out
+
+
+def test_a_hostile_wheel_under_a_known_name_is_refused_unread(
+    installed: atlas.Atlas, wheels: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two million entries under the name of a vLLM took a gigabyte before anything was said of them."""
+    data = bytearray(wheels["vllm"].read_bytes())
+    struct.pack_into("<I", data, len(data) - 22 + 12, 64 << 20)
+    wheels["vllm"].write_bytes(data)
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
+    for release in (None, "2.10.0"):
+        with pytest.raises(WheelError, match="far too many files"):
+            ask.check_path(wheels["vllm"], ask.Torch(release=release))
+
+
+def test_what_the_atlas_cannot_answer_for_is_set_aside(installed: atlas.Atlas, forge: Forge, wheels: dict[str, Path]) -> None:
+    """Else an environment gets no answer for vLLM because torchvision's symbols, which are nobody's business here, are unknown."""
+    make_torch(forge)
+    vllm(forge, "torchvision/_C.so", uses=["_ZN2at5otherEv"])
+    report = ask.check_path(forge.root, ask.Torch(release="2.11.0"))
+    assert report.ok
+    assert {it.path for it in report.extensions} == {"vllm/_C.abi3.so", "vllm/_new_C_stable_libtorch.abi3.so"}
+    assert [it.path for it in report.skipped] == ["torchvision/_C.so"]
+    report = ask.check_path(forge.root, ask.Torch(release="2.10.0"))
+    assert all("torchvision/_C.so" not in cause.extensions for cause in report.causes)
+    vllm(forge, "vllm/_moe_C.abi3.so", uses=["_ZN2at5otherEv"])
+    with pytest.raises(ConfigurationError, match="cannot answer"):
+        ask.check_path(forge.root, ask.Torch(release="2.11.0"))
 
 
 def test_other_files_are_checked_against_a_torch_of_the_atlas(installed: atlas.Atlas, forge: Forge, wheels: dict[str, Path]) -> None:
