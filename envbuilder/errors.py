@@ -42,14 +42,17 @@ class UsageError(EnvbuilderError):
 
 
 class UnknownNameError(UsageError):
-    """A name that is not among the known ones; answered with the nearest."""
+    """A name that is not among the known ones; answered with the nearest.
+
+    `likely`: the name that was meant, "" for none, where spelling does not tell; `known` then keeps its order.
+    """
 
     reference = "unknown-name"
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, why: str = "") -> None:
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, why: str = "", likely: str | None = None) -> None:
+        names = sorted(known) if likely is None else list(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if likely is None else [likely]
+        hint = f"Did you mean {near[0]!r}? " if any(near) else ""
         super().__init__(f"unknown {kind} {name!r}", why=why, next=f"{hint}Known: {', '.join(names) or 'none'}.")
 
 

@@ -8,6 +8,7 @@ over one list of names. A pair is judged by the same rules as files on disk are:
 from __future__ import annotations
 
 import base64
+import difflib
 import functools
 import json
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from envbuilder.binaries.abi import ANY_PYTHON, check_catalog
@@ -31,13 +33,17 @@ if TYPE_CHECKING:
 
 SCHEMA = "envbuilder/atlas/1"
 _FILE = "data/atlas.json"
+_NEAREST = 4
 _TORCH_ROOT, _WHEEL_ROOT = "/atlas/torch-wheel", "/atlas/wheel"
 _MODULES = ("libtorch_python.so", "libtorch.so", "libtorch_cuda.so", "libtorch_cpu.so", "libc10_cuda.so", "libc10.so")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasFile:
-    """A shared object of a wheel; `symbols` is the number of its set: what it refers to, or what it defines."""
+    """A shared object of a wheel; `symbols` is the number of its set: what it refers to, or what it defines.
+
+    `references`: the number of what it refers to, for a file that defines something too: a library, an untagged extension.
+    """
 
     path: str
     crc: int
@@ -47,6 +53,7 @@ class AtlasFile:
     runpath: tuple[str, ...]
     symbols: int
     defines: bool = False
+    references: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,25 +107,31 @@ class Atlas:
         for wheel in reversed(known):
             if version in {wheel.version, wheel.build}:
                 return wheel
-        raise UnknownNameError(f"torch release for {machine} in the atlas", version, {wheel.build or wheel.version for wheel in known})
+        names = sorted({wheel.build or wheel.version for wheel in known}, key=Version)
+        raise UnknownNameError(f"torch release for {machine} in the atlas", version, names, likely=_of_release(version, names))
 
     def wheel(self, filename: str) -> AtlasWheel:
         """Return a vLLM wheel by its file name. Raises UnknownNameError."""
         for wheel in self.vllm:
             if wheel.filename == filename:
                 return wheel
-        raise UnknownNameError("wheel in the atlas", filename, {wheel.filename for wheel in self.vllm})
+        likely, near = _nearest(filename, self.vllm)
+        why = f"The atlas has {len(self.vllm)} wheels of vLLM; these are the nearest."
+        raise UnknownNameError("wheel in the atlas", filename, near, why=why, likely=likely)
 
     def check(self, wheel: AtlasWheel, torch: AtlasWheel) -> AbiReport:
         """Judge a known wheel against a known torch, as if both were unpacked here."""
         catalog = self._catalog(torch)
         for file in wheel.files:
             path = f"{_WHEEL_ROOT}/{file.path}"
-            names = self.names(file.symbols)
-            table = SymbolTable(defined=names) if file.defines else SymbolTable(undefined=tuple(map(_reference, sorted(names))))
-            catalog.put(path, _elf(file, wheel.machine), table)
+            catalog.put(path, _elf(file, wheel.machine), self._table(file))
         paths = [f"{_WHEEL_ROOT}/{file.path}" for file in wheel.files]
         return check_catalog(catalog, Path(_WHEEL_ROOT), paths, torch=self.torch_build(torch), machine=wheel.machine, python=ANY_PYTHON)
+
+    def _table(self, file: AtlasFile) -> SymbolTable:
+        wanted = file.references if file.defines else file.symbols
+        undefined = tuple(map(_reference, sorted(self.names(wanted)))) if wanted is not None else ()
+        return SymbolTable(defined=self.names(file.symbols) if file.defines else frozenset(), undefined=undefined)
 
     def torch_build(self, torch: AtlasWheel) -> TorchBuild:
         lib = f"{_TORCH_ROOT}/torch/lib"
@@ -235,7 +248,35 @@ def _atlas_file(file: FileFacts, encoder: _Encoder) -> AtlasFile:
         runpath=file.runpath or file.rpath,
         symbols=encoder.number(file.defined or file.references),
         defines=bool(file.defined),
+        references=encoder.number(file.references) if file.defined and file.references else None,
     )
+
+
+def _of_release(version: str, names: Sequence[str]) -> str:
+    """Return the newest build of the release that a version names or begins (2.11, 2.11.0+cu128), or ""."""
+    try:
+        wanted = Version(version).release
+    except InvalidVersion:
+        return ""
+    return next((name for name in reversed(names) if Version(name).release[: len(wanted)] == wanted), "")
+
+
+def _nearest(filename: str, wheels: Sequence[AtlasWheel]) -> tuple[str, list[str]]:
+    """Return the wheel that was probably meant, and a few to show: of the same version and machine first, then the newest."""
+    try:
+        project, version, build, tags = parse_wheel_filename(filename)
+    except InvalidWheelFilename:
+        near = difflib.get_close_matches(filename, [wheel.filename for wheel in wheels], n=_NEAREST, cutoff=0)
+        return "", near
+    machines = {wheel.machine for wheel in wheels if any(tag.platform.endswith(wheel.machine) for tag in tags)}
+
+    def strangeness(wheel: AtlasWheel) -> tuple[bool, bool, bool]:
+        return Version(wheel.version) != version, wheel.machine not in machines, parse_wheel_filename(wheel.filename)[2] != build
+
+    newest = sorted(wheels, key=lambda it: Version(it.version), reverse=True)
+    ranked = sorted(newest, key=strangeness)[:_NEAREST]
+    meant = project == "vllm" and bool(ranked) and Version(ranked[0].version) == version
+    return ranked[0].filename if meant else "", [wheel.filename for wheel in ranked]
 
 
 def _order(wheel: WheelFacts) -> tuple[str, Version, str, str]:
@@ -265,6 +306,7 @@ def _wheel_json(wheel: AtlasWheel) -> dict[str, Any]:
         **{name: value for name, value in known.items() if value is not None},
         "files": [
             [file.path, file.crc, file.size, file.soname, list(file.needed), list(file.runpath), file.symbols, file.defines]
+            + ([] if file.references is None else [file.references])
             for file in wheel.files
         ],
     }
@@ -273,8 +315,16 @@ def _wheel_json(wheel: AtlasWheel) -> dict[str, Any]:
 def _wheel_from(entry: dict[str, Any]) -> AtlasWheel:
     files = tuple(
         AtlasFile(
-            path=path, crc=crc, size=size, soname=soname, needed=tuple(needed), runpath=tuple(runpath), symbols=symbols, defines=defines
+            path=path,
+            crc=crc,
+            size=size,
+            soname=soname,
+            needed=tuple(needed),
+            runpath=tuple(runpath),
+            symbols=symbols,
+            defines=defines,
+            references=next(iter(references), None),
         )
-        for path, crc, size, soname, needed, runpath, symbols, defines in entry["files"]
+        for path, crc, size, soname, needed, runpath, symbols, defines, *references in entry["files"]
     )
     return AtlasWheel(**{**entry, "files": files})

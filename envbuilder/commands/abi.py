@@ -7,9 +7,9 @@ missing symbols are demangled and sorted by cause, and the root cause stands fir
 
 --torch is an environment, a torch wheel, a torch/lib folder, or a release (2.10.0)
 that the atlas knows. Without it, the torch of PATH's environment is meant, or, for a
-wheel's name, the one that the wheel pins.
+vLLM wheel that the atlas knows, the one that the wheel pins.
 
-Exit code 1 when an extension would not load.
+Exit code 1 when an extension would not load, 2 when PATH holds none.
 """
 
 from __future__ import annotations

@@ -84,9 +84,10 @@ def _show(machine: str, console: Console) -> None:
     from envbuilder.binaries.atlas_grid import grid
 
     table = grid(load(), machine)
-    heading = "".join(f"{name.partition('+')[0].removesuffix('.0'):>6}" for name in table.torch)
-    lines = [f"vLLM    pins  {heading}"]
-    lines += [f"{row.vllm:<8}{row.pinned or '':<6}{''.join(f'{cell.short:>6}' for cell in row.cells)}" for row in table.rows]
+    names = [name.partition("+")[0].removesuffix(".0") for name in table.torch]
+    width = max(map(len, names), default=0) + 2
+    lines = [f"vLLM    pins    {''.join(f'{name:>{width}}' for name in names)}"]
+    lines += [f"{row.vllm:<8}{row.pinned or '':<8}{''.join(f'{cell.short:>{width}}' for cell in row.cells)}" for row in table.rows]
     print("\n".join(lines))  # noqa: T201
     console.line("✓ loads; c: this torch has no CUDA; v: built for another torch; m: for another CUDA;")
     console.line("*: the real loader said so too")

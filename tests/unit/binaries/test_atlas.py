@@ -132,6 +132,68 @@ def test_unknown_names_are_answered_with_the_nearest(made: atlas.Atlas) -> None:
     assert VLLM in caught.value.next
 
 
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("2.11", "Did you mean '2.11.0+cu130'? "),
+        ("2.11.0+cu128", "Did you mean '2.11.0+cu130'? "),
+        ("2.1", ""),
+        ("3.0.0", ""),
+        ("2.11.0.x", ""),
+    ],
+)
+def test_a_torch_is_guessed_by_its_release_and_not_by_its_letters(made: atlas.Atlas, asked: str, hint: str) -> None:
+    """2.11 was answered with 2.15.0+cu132, which has more letters in common; and 2.9 stood after 2.15."""
+    last = replace(made.torch[-1], version="2.9.0", build="2.9.0+cpu")
+    with pytest.raises(UnknownNameError) as caught:
+        replace(made, torch=(*made.torch, last)).torch_release(asked, "x86_64")
+    assert caught.value.next == f"{hint}Known: 2.9.0+cpu, 2.10.0+cpu, 2.11.0+cu130."
+
+
+def test_a_wheel_is_guessed_by_its_version_and_machine(made: atlas.Atlas) -> None:
+    """An unknown tag of 9.1.0 was answered with another release, and with every wheel that there is."""
+    known = made.vllm[0]
+    others = [
+        replace(known, filename=VLLM.replace("9.1.0", version).replace("x86_64", machine), version=version, machine=machine)
+        for version in ("8.0.0", "9.0.0", "9.1.0", "9.2.0", "10.0.0")
+        for machine in ("aarch64", "x86_64")
+    ]
+    others.append(replace(known, filename=VLLM.replace("9.1.0", "9.1.0-2")))
+    many = replace(made, vllm=tuple(others))
+    with pytest.raises(UnknownNameError) as caught:
+        many.wheel(VLLM.replace("cp38-abi3-manylinux_2_28", "cp312-cp312-manylinux_2_35"))
+    assert caught.value.next.startswith(f"Did you mean '{VLLM}'? Known: {VLLM}, {VLLM.replace('9.1.0', '9.1.0-2')}, ")
+    assert caught.value.next.count(".whl") == 5, "the guess, and a list that can be read"
+    with pytest.raises(UnknownNameError) as caught:
+        many.wheel("vllm-9.9.9-cp38-abi3-manylinux_2_28_aarch64.whl")
+    assert caught.value.next.startswith("Known: vllm-10.0.0-cp38-abi3-manylinux_2_28_aarch64.whl, ")
+    with pytest.raises(UnknownNameError, match="no-version"):
+        many.wheel("no-version.whl")
+
+
+def test_an_extension_without_a_tag_keeps_what_it_refers_to(wheels: dict[str, Path], made: atlas.Atlas, forge: Forge) -> None:
+    """It defines its init function, so it was taken for a library, whose references nobody asked for: its cell said ok."""
+    make_torch(forge)
+    vllm(forge, "vllm/_plain.so", defines=["PyInit__plain"])
+    again = pack(forge, wheels["vllm"], "vllm", metadata="Metadata-Version: 2.4\nRequires-Dist: torch==2.11.0\n")
+    grown = atlas.build(facts_of(wheels), made="2026-11-23")
+    assert atlas.Atlas.from_json(json.loads(json.dumps(grown.as_json()))) == grown
+    with unpacked(wheels["2.10.0"]) as root:
+        real = check_wheel(again, torch=torch_at(root))
+    answered = grown.check(grown.wheel(VLLM), grown.torch_release("2.10.0", "x86_64"))
+    assert essence(answered) == essence(real)
+    assert "vllm/_plain.so" in {it.path for it in answered.extensions if it.fails}
+
+
+def test_the_grids_columns_stay_apart(made: atlas.Atlas, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`2.122.12.1` is no version."""
+    names = ("2.12.0", "2.12.1", "2.13.0")
+    torches = tuple(replace(made.torch[-1], version=name, build=f"{name}+cu130") for name in names)
+    monkeypatch.setattr(atlas, "load", lambda: replace(made, torch=torches))
+    assert main(["atlas", "show", "--machine", "x86_64"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["vLLM", "pins", "2.12", "2.12.1", "2.13"]
+
+
 def test_the_grid_and_its_picture(made: atlas.Atlas) -> None:
     verified = [atlas.Verified(wheel=VLLM, torch="2.11.0+cu130")]
     table = grid(replace(made, verified=tuple(verified)), "x86_64")
