@@ -6,8 +6,8 @@ native (made for this GPU), family (made for another of its family, and runs), j
 A file is as good as its best translation unit; the counts beside it tell the rest.
 
 Exit code 1 when a PATH has GPU code and none that runs, when that holds for one of
-its packages with extension modules (vllm, torch), or when a file cannot be read; 2 when PATH
-holds nothing to check.
+its packages with extension modules (vllm, torch), or when a file cannot be read; 2
+when PATH holds nothing to check.
 """
 
 from __future__ import annotations
