@@ -90,7 +90,7 @@ class GpuCodeReport:
             ok=document["ok"],
             files=tuple(GpuCodeFile(**{**file, "verdict": Way(file["verdict"])}) for file in document["files"]),
             unreadable=tuple((entry["path"], entry["why"]) for entry in document["unreadable"]),
-            lacking=tuple(document["lacking"]),
+            lacking=tuple(document.get("lacking", ())),
         )
 
 
