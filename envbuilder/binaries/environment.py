@@ -115,6 +115,13 @@ def torch_at(path: Path, *, source: str | None = None) -> TorchBuild:
     )
 
 
+def among(torch: TorchBuild, site_packages: Path) -> TorchBuild:
+    """Return a torch that lies elsewhere as it would be in an environment: with the CUDA libraries that are there, and no others."""
+    folders = tuple(sorted(map(str, site_packages.absolute().glob("nvidia/*/lib"))))
+    preloaded = tuple(_preloaded(folders)) if torch.info.cuda else ()
+    return replace(torch, cuda_folders=folders, preloaded=preloaded, bare=False, assumed=frozenset())
+
+
 def _build(lib: Path, *, bare: bool) -> TorchBuild:
     lib = lib.absolute()
     package = lib.parent

@@ -1,9 +1,10 @@
 """Giving an environment the torch that its extension modules need, and nothing else.
 
 First it is known, then it is done: each torch that a lock names for this interpreter is fetched by hash and every
-extension of the environment is resolved against it, statically. The first one with which all of them load is put in the
-place of the one that is there, by renames; whatever goes wrong on the way, the old one comes back, also after SIGKILL
-(the next run finds the journal).
+extension of the environment is resolved against it, statically, with the CUDA libraries that are there. The first one
+against which nothing speaks is put in the place of the one that is there, by renames; whatever goes wrong on the way, the
+old one comes back, also after SIGKILL (the next run finds the journal). What no torch can cure, an MPI that is not there
+for one, is told, and keeps no torch out.
 """
 
 from __future__ import annotations
@@ -13,35 +14,41 @@ import json
 import re
 from dataclasses import dataclass
 from email.parser import HeaderParser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from envbuilder.binaries.abi import check_environment
-from envbuilder.binaries.environment import torch_at
+from envbuilder.binaries.abi import check_environment, check_files
+from envbuilder.binaries.environment import among, torch_at
+from envbuilder.binaries.verdicts import Kind, merged
 from envbuilder.binaries.wheel import unpacked
 from envbuilder.build.install import settle_programs
 from envbuilder.errors import AbiError, UsageError
 from envbuilder.facts.site_packages import distributions, find_site, torch_build
-from envbuilder.files import remove_tree, storage_errors, write_json
+from envbuilder.files import digest_of, remove_tree, storage_errors, write_json
 from envbuilder.locking.tags import best_wheel
 from envbuilder.store.cache import Wanted
 from envbuilder.store.fetch import fetch
 from envbuilder.uv import run_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from envbuilder.binaries.verdicts import AbiReport
+    from envbuilder.binaries.verdicts import AbiReport, Cause
     from envbuilder.console import Console
     from envbuilder.locking.model import Lock, LockedFile
     from envbuilder.store.cache import Store
     from envbuilder.store.settings import Settings
     from envbuilder.targets.model import Machine
+
+# Faults that one torch has and another has not.
+_TORCHS = frozenset({Kind.NO_TORCH, Kind.CPU_ONLY_TORCH, Kind.CUDA_MAJOR, Kind.OLD_CXX11_ABI, Kind.TORCH_VERSION})
+_PARTS = ("site", "bin")  # site-packages, and the programs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,35 +79,59 @@ class Aligner:
     locks: Sequence[Lock]
     offline: bool = False
 
+    @contextlib.contextmanager
+    def alone(self, environment: Path) -> Iterator[None]:
+        """Hold an environment for this process: another align of it waits. What an interrupted one left is undone first.
+
+        Raises UsageError: no environment.
+        """
+        site = _site_of(environment)
+        lock = filelock.FileLock(self.store.root / f"align-{digest_of(str(site.resolve()))[:16]}.lock")
+        with storage_errors(self.store.root):
+            self.store.root.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                self.console.line(f"another align is at work in {environment}; waiting for it to end …")
+                lock.acquire()
+        try:
+            with storage_errors(site):
+                _restore(site)
+            yield
+        finally:
+            lock.release()
+
     def plan(self, environment: Path) -> Alignment:
-        """Find out what is to be done. Raises UsageError (no environment), AbiError (no torch that a lock names fits)."""
-        site = find_site(environment)
-        if site is None:
+        """Find out what is to be done, and change nothing.
+
+        Raises UsageError (no environment, or one in the midst of an align), AbiError (no torch that a lock names fits).
+        """
+        site = _site_of(environment)
+        if _workshop(site).exists():
             raise UsageError(
-                f"{environment} is no environment",
-                why="It has no lib/python3.*/site-packages.",
-                next="Name the folder of a virtual environment.",
+                f"{environment} is in the midst of an align",
+                why=f"There is {_workshop(site)}: another one is at work, or was interrupted.",
+                next="Run it without --dry-run: it waits for the other, or brings the old torch back, and then looks.",
             )
-        _restore(site)
         build = torch_build(site)
-        installed = build.version if build else ""
         report = check_environment(site)
-        if report.ok and installed:
-            return Alignment(site=site, installed=installed, report=report, chosen=None)
-        return Alignment(site=site, installed=installed, report=report, chosen=self._choose(site, report))
+        needed = any(cause.kind in _TORCHS for cause in report.causes)
+        return Alignment(
+            site=site, installed=build.version if build else "", report=report, chosen=self._choose(site, report) if needed else None
+        )
 
     def apply(self, alignment: Alignment) -> AbiReport:
         """Put the chosen torch in; return what the extensions say then. Raises AbiError, with the old one back in its place."""
         if alignment.chosen is None:
             return alignment.report
-        with storage_errors(alignment.site), _swapped(alignment.site) as fresh:
-            self._unpack(alignment.chosen, alignment.site, fresh)
-            settle_programs(fresh, alignment.site.parents[2] / "bin")
-            _exchange(alignment.site, fresh)
+        with storage_errors(alignment.site), _swapped(alignment.site) as new:
+            self._unpack(alignment.chosen, alignment.site, new / "site")
+            settle_programs(new / "site", new / "bin")
+            _exchange(alignment.site)
             report = check_environment(alignment.site)
-            if not report.ok:
+            if against := _against(report, alignment.report):
                 raise AbiError(
-                    "the extensions do not load with the new torch either", why=_causes(report), next="The old one is back in its place."
+                    "the extensions do not load with the new torch either", why=_texts(against), next="The old one is back in its place."
                 )
         return report
 
@@ -110,24 +141,20 @@ class Aligner:
         candidates = sorted(_candidates(self.locks, python, machine), key=lambda it: Version(it.version), reverse=True)
         pins = _pins(site)
         candidates.sort(key=lambda it: not pins.contains(it.version, prereleases=True))  # stable: what the wheels ask for comes first
-        refusals = []
+        refusals: dict[Candidate, tuple[Cause, ...]] = {}
         for candidate in candidates:
-            found = self._check(site, candidate)
-            if found.ok:
+            refusals[candidate] = _against(self._check(site, candidate), report)
+            if not refusals[candidate]:
                 return candidate
-            refusals.append(f"torch {candidate.version} ({candidate.file.filename}): {_causes(found)}")
-        raise AbiError(
-            "no torch that a lock names fits the extensions of this environment",
-            why="\n".join([f"now: {_causes(report)}", *refusals])
-            if refusals
-            else f"No lock names a torch for CPython {python} on {machine}.",
-            next="Build the environment from a lock (`envbuilder build`), or rebuild the extensions against the torch that is there.",
-        )
+        raise _none_fits(report, refusals, f"No lock names a torch for CPython {python} on {machine}.")
 
     def _check(self, site: Path, candidate: Candidate) -> AbiReport:
+        """Resolve the extensions against a torch that is not there yet, and that torch itself against what is there."""
         wheel = self._fetched(candidate)
         with unpacked(wheel) as root:
-            return check_environment(site, torch=torch_at(root, source=candidate.file.filename))
+            torch = among(torch_at(root, source=candidate.file.filename), site)
+            itself = check_files([Path(torch.modules[0])], torch=torch, system=None)
+            return merged([check_environment(site, torch=torch), itself])
 
     def _fetched(self, candidate: Candidate) -> Path:
         file = candidate.file
@@ -178,8 +205,46 @@ def _pins(site: Path) -> SpecifierSet:
     return pins
 
 
-def _causes(report: AbiReport) -> str:
-    return "; ".join(cause.text for cause in report.causes) or "all extensions load"
+def _site_of(environment: Path) -> Path:
+    site = find_site(environment)
+    if site is None:
+        raise UsageError(
+            f"{environment} is no environment",
+            why="It has no lib/python3.*/site-packages.",
+            next="Name the folder of a virtual environment.",
+        )
+    return site
+
+
+def _against(found: AbiReport, before: AbiReport) -> tuple[Cause, ...]:
+    """Return what speaks against a torch: faults that a torch makes or cures, and CUDA libraries that are missed only now."""
+    missed = {path for cause in before.causes if cause.kind is Kind.CUDA_LIBRARY for path in cause.extensions}
+    return tuple(
+        cause
+        for cause in found.causes
+        if cause.kind in _TORCHS or (cause.kind is Kind.CUDA_LIBRARY and not missed.issuperset(cause.extensions))
+    )
+
+
+def _none_fits(report: AbiReport, refusals: Mapping[Candidate, tuple[Cause, ...]], nothing: str) -> AbiError:
+    """Say why no torch is put in; where one would be right if only its CUDA libraries were there, say that."""
+    bare = [candidate for candidate, causes in refusals.items() if {cause.kind for cause in causes} == {Kind.CUDA_LIBRARY}]
+    if bare:
+        return AbiError(
+            f"torch {bare[0].version} fits the extensions of this environment, which has not the CUDA libraries that it needs",
+            why=_texts(refusals[bare[0]]),
+            next="`align` puts in no package but torch. Build the environment from a lock (`envbuilder build`), or install the nvidia-* packages that this torch asks for, and then align.",
+        )
+    rows = [f"torch {candidate.version} ({candidate.file.filename}): {_texts(causes)}" for candidate, causes in refusals.items()]
+    return AbiError(
+        "no torch that a lock names fits the extensions of this environment",
+        why="\n".join([f"now: {_texts(report.causes)}", *rows]) if rows else nothing,
+        next="Build the environment from a lock (`envbuilder build`), or rebuild the extensions against the torch that is there.",
+    )
+
+
+def _texts(causes: Iterable[Cause]) -> str:
+    return "; ".join(cause.text for cause in causes)
 
 
 # -- putting one in the place of the other -----------------------------------------------------------------------
@@ -189,11 +254,10 @@ def _causes(report: AbiReport) -> str:
 def _swapped(site: Path) -> Iterator[Path]:
     """Give a folder for the new torch; on the way out remove what is left over, or bring the old one back."""
     work = _workshop(site)
-    remove_tree(work)
-    fresh = work / "new"
-    fresh.mkdir(parents=True)
+    for part in _PARTS:
+        (work / "new" / part).mkdir(parents=True)
     try:
-        yield fresh
+        yield work / "new"
     except BaseException:
         _restore(site)
         raise
@@ -201,18 +265,18 @@ def _swapped(site: Path) -> Iterator[Path]:
     remove_tree(work)
 
 
-def _exchange(site: Path, fresh: Path) -> None:
-    """Rename the old torch's folders out of the way and the new one's in, with a journal written before the first rename."""
-    work = fresh.parent
-    old = work / "old"
-    old.mkdir()
-    incoming = sorted(entry.name for entry in fresh.iterdir())
-    outgoing = sorted(name for name in {*_top_level(site), *incoming} if (site / name).exists())
+def _exchange(site: Path) -> None:
+    """Rename the old torch's files out of the way and the new one's in, with a journal written before the first rename."""
+    work = _workshop(site)
+    for part in _PARTS:
+        (work / "old" / part).mkdir(parents=True)
+    incoming = sorted(f"{part}/{entry.name}" for part in _PARTS for entry in (work / "new" / part).iterdir())
+    outgoing = sorted(name for name in {*_owned(site), *incoming} if _place(site, name).exists())
     write_json(work / "journal.json", {"in": incoming, "out": outgoing})
     for name in outgoing:
-        (site / name).rename(old / name)
+        _place(site, name).rename(work / "old" / name)
     for name in incoming:
-        (fresh / name).rename(site / name)
+        (work / "new" / name).rename(_place(site, name))
 
 
 def _restore(site: Path) -> None:
@@ -222,10 +286,10 @@ def _restore(site: Path) -> None:
         journal = json.loads((work / "journal.json").read_bytes())
         for name in journal["in"]:
             if not (work / "new" / name).exists() and ((work / "old" / name).exists() or name not in journal["out"]):
-                remove_tree(site / name)
+                remove_tree(_place(site, name))
         for name in journal["out"]:
             if (work / "old" / name).exists():
-                (work / "old" / name).rename(site / name)
+                (work / "old" / name).rename(_place(site, name))
     remove_tree(work)
 
 
@@ -234,12 +298,19 @@ def _workshop(site: Path) -> Path:
     return site.parents[2] / ".envbuilder-align"
 
 
-def _top_level(site: Path) -> set[str]:
-    """Return the names directly below site-packages that the installed torch owns (its RECORD), and its dist-info."""
-    names = set()
+def _place(site: Path, name: str) -> Path:
+    """Return where something of one of the parts lies in an environment."""
+    part, _, rest = name.partition("/")
+    return (site if part == "site" else site.parents[2] / part) / rest
+
+
+def _owned(site: Path) -> set[str]:
+    """Return what the installed torch owns (its RECORD): the names directly below site-packages, its dist-info, its programs."""
+    names: set[str] = set()
     if "torch" in distributions(site):
         for info in site.glob("torch-*.dist-info"):
-            names.add(info.name)
-            rows = (info / "RECORD").read_text(encoding="utf-8", errors="replace").splitlines()
-            names |= {row.partition("/")[0] for row in rows if "/" in row and not row.startswith(("../", "bin/"))}
-    return {name for name in names if name not in {"nvidia", "..", ""}}
+            names.add(f"site/{info.name}")
+            rows = [row.split(",")[0] for row in (info / "RECORD").read_text(encoding="utf-8", errors="replace").splitlines()]
+            names |= {f"site/{top}" for row in rows if "/" in row and (top := row.partition("/")[0]) not in {"..", "bin", "nvidia", ""}}
+            names |= {f"bin/{row.rpartition('/')[2]}" for row in rows if row.startswith("../../../bin/")}
+    return names

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,15 +41,18 @@ def compile_library(goal: Path, source: str, *options: str | Path) -> Path:
     return goal
 
 
-def torch_wheel(folder: Path, version: str, function: str) -> Path:
-    """Make a wheel of a torch that defines `c10::FUNCTION()` and nothing else."""
-    library = compile_library(folder / version / "libc10.so", f"namespace c10 {{ void {function}() {{}} }}", "-Wl,-soname,libc10.so")
+def torch_wheel(folder: Path, version: str, function: str, *, cuda: bool = False) -> Path:
+    """Make a wheel of a torch that defines `c10::FUNCTION()` and has one program; one for CUDA needs libcudart.so.13 too."""
+    source = f"namespace c10 {{ void {function}() {{}} }}"
+    needs = ["-Wl,--no-as-needed", cudart(folder / "cudart")] if cuda else []
+    library = compile_library(folder / version / "libc10.so", source, "-Wl,-soname,libc10.so", *needs)
     info = f"torch-{version}.dist-info"
     members = {
         "torch/__init__.py": b"",
-        "torch/version.py": f"__version__ = '{version}'\ncuda = None\n".encode(),
+        "torch/version.py": f"__version__ = '{version}'\ncuda = {'13.0' if cuda else None!r}\n".encode(),
         "torch/lib/libc10.so": library.read_bytes(),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n".encode(),
+        f"{info}/entry_points.txt": f"[console_scripts]\ntorchrun = torch:run_{version.replace('.', '_')}\n".encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {_TAG}\n".encode(),
     }
     wheel = folder / f"torch-{version}-{_TAG}.whl"
@@ -62,6 +66,10 @@ def torch_wheel(folder: Path, version: str, function: str) -> Path:
     return wheel
 
 
+def cudart(folder: Path) -> Path:
+    return compile_library(folder / "libcudart.so.13", "", "-Wl,-soname,libcudart.so.13")
+
+
 @pytest.fixture
 def wheels(tmp_path: Path) -> dict[str, Path]:
     return {
@@ -71,8 +79,12 @@ def wheels(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def aligner(tmp_path: Path, wheels: Mapping[str, Path]) -> Aligner:
-    """An aligner whose only lock names both torches, in a store that has them."""
-    store = Store(tmp_path / "store")
+    return aligner_with(tmp_path / "store", wheels)
+
+
+def aligner_with(root: Path, wheels: Mapping[str, Path]) -> Aligner:
+    """Make an aligner whose only lock names these torches, with a store that has them."""
+    store = Store(root)
     requirements = []
     for version, wheel in wheels.items():
         payload = wheel.read_bytes()
@@ -94,8 +106,11 @@ def environment(folder: Path, wheel: Path, calls: str) -> Path:
     site = folder / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     site.mkdir(parents=True)
     (folder / "bin").mkdir()
+    (folder / "bin" / "torchrun").write_text("the old one")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    with next(site.glob("torch-*.dist-info/RECORD")).open("a") as record:
+        record.write("../../../bin/torchrun,,\n")
     source = f'namespace c10 {{ void {calls}(); }} extern "C" void PyInit_ext() {{ c10::{calls}(); }}'
     compile_library(
         site / "vllm" / "_C.abi3.so",
@@ -128,6 +143,7 @@ def test_the_torch_that_fits_is_put_in_and_nothing_else_is_touched(tmp_path: Pat
     assert build is not None
     assert build.version == "2.11.0"
     assert distributions(alignment.site) == {"other": "1.0", "torch": "2.11.0"}
+    assert "run_2_11_0" in (env / "bin" / "torchrun").read_text()
     assert {path: payload for path, payload in tree(env).items() if "torch" not in path} == others
     assert aligner.plan(env).chosen is None, "the second time there must be nothing to do"
 
@@ -172,7 +188,7 @@ def test_what_was_there_comes_back_when_it_fails_halfway(
     real = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.parent.name == "new" and self.name == "torch":
+        if self.parent.parts[-2:] == ("new", "site") and self.name == "torch":
             raise OSError(5, "Input/output error")
         return real(self, target)
 
@@ -195,7 +211,7 @@ def test_after_sigkill_in_the_middle_the_next_run_brings_the_old_one_back(
         real = Path.rename
 
         def killed(self: Path, target: Path) -> Path:
-            if self.parent.name == "new":
+            if self.parent.parts[-2:] == ("new", "site"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(self, target)
 
@@ -204,6 +220,75 @@ def test_after_sigkill_in_the_middle_the_next_run_brings_the_old_one_back(
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert torch_build(alignment.site) is None, "the kill came too early to prove anything"
-    again = aligner.plan(env)
+    with pytest.raises(UsageError, match="in the midst of an align"):
+        aligner.plan(env)
+    with aligner.alone(env):
+        again = aligner.plan(env)
     assert again.installed == "2.10.0"
     assert tree(env) == before
+
+
+def test_a_second_align_waits_and_a_dry_run_keeps_its_hands_off(tmp_path: Path, wheels: Mapping[str, Path], aligner: Aligner) -> None:
+    """Each would take the other's half-made exchange for one that was interrupted, and undo it under its feet."""
+    env = environment(tmp_path / "env", wheels["2.10.0"], "newer")
+    alignment = aligner.plan(env)
+    with aligner.alone(env):
+        (env / ".envbuilder-align").mkdir()  # as it is in the middle of an exchange
+        with pytest.raises(UsageError, match="in the midst of an align"):
+            aligner.plan(env)
+        assert (env / ".envbuilder-align").is_dir()
+        other = threading.Thread(target=lambda: [aligner.alone(env).__enter__()], daemon=True)
+        other.start()
+        other.join(0.5)
+        assert other.is_alive(), "the second one did not wait"
+        assert (env / ".envbuilder-align").is_dir()
+    other.join(30)
+    assert not other.is_alive()
+    assert alignment.chosen is not None
+
+
+def cpu_torch_under_cuda(tmp_path: Path) -> tuple[Path, Aligner]:
+    """Make the published trap as it is: a CPU-only torch 2.10 under an extension for the CUDA build of 2.11."""
+    wheels = {
+        "2.10.0": torch_wheel(tmp_path / "trap", "2.10.0", "older"),
+        "2.11.0": torch_wheel(tmp_path / "trap", "2.11.0", "newer", cuda=True),
+    }
+    return environment(tmp_path / "env", wheels["2.10.0"], "newer"), aligner_with(tmp_path / "cuda-store", wheels)
+
+
+def test_a_torch_is_put_in_where_its_cuda_libraries_are(tmp_path: Path) -> None:
+    env, aligner = cpu_torch_under_cuda(tmp_path)
+    site = next(env.glob("lib/python*/site-packages"))
+    cudart(site / "nvidia/cu13/lib")
+    alignment = aligner.plan(env)
+    assert alignment.chosen is not None
+    assert aligner.apply(alignment).ok
+
+
+def test_a_torch_without_its_cuda_libraries_is_not_promised(tmp_path: Path) -> None:
+    """--dry-run said that it fits, and the real run then failed: the libraries were taken to be there."""
+    env, aligner = cpu_torch_under_cuda(tmp_path)
+    before = tree(env)
+    with pytest.raises(AbiError, match="has not the CUDA libraries") as caught:
+        aligner.plan(env)
+    assert "libcudart.so.13" in caught.value.why
+    assert tree(env) == before
+
+
+def test_what_no_torch_can_cure_keeps_no_torch_out(tmp_path: Path, wheels: Mapping[str, Path], aligner: Aligner) -> None:
+    """An MPI binding without MPI: "no torch fits" was the answer, with the right one there and with the wrong one."""
+    for version, chosen in (("2.11.0", None), ("2.10.0", "2.11.0")):
+        env = environment(tmp_path / version, wheels[version], "newer")
+        site = next(env.glob("lib/python*/site-packages"))
+        mpi = compile_library(tmp_path / f"mpi-{version}/libmpi.so.40", "", "-Wl,-soname,libmpi.so.40")
+        compile_library(site / "mpi4py/MPI.abi3.so", 'extern "C" void PyInit_MPI() {}', "-Wl,--no-as-needed", mpi)
+        alignment = aligner.plan(env)
+        assert (alignment.chosen.version if alignment.chosen else None) == chosen
+        report = aligner.apply(alignment)
+        assert [extension.path for extension in report.extensions if extension.fails] == ["mpi4py/MPI.abi3.so"]
+
+
+def test_an_environment_that_needs_no_torch_gets_none(tmp_path: Path, aligner: Aligner) -> None:
+    """Two gigabytes of torch are no answer to a question that nobody asked."""
+    (tmp_path / f"env/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages").mkdir(parents=True)
+    assert aligner.plan(tmp_path / "env").chosen is None
