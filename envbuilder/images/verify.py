@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from envbuilder.images.oci import Descriptor, Image, Layout
 
 _BUFFER = 1 << 20
+# What our own tars extend a header by: long names, large sizes. An attribute such as a file capability is a right like setuid.
+_EXTENDED = frozenset({"path", "linkpath", "size", "uid", "gid"})
 _TOLD = ("envbuilder.sources", "envbuilder.abi", "envbuilder.gpu")
 
 
@@ -202,8 +204,10 @@ class _Comparison:
 
 
 def _header_fault(wanted: Entry, member: tarfile.TarInfo) -> str:
+    if extra := sorted(member.pax_headers.keys() - _EXTENDED):
+        return f"it also has {extra[0]}, which no lock gives"
     header = tar_header(wanted)
-    for name in ("type", "mode", "uid", "gid", "size", "linkname", "mtime"):
+    for name in ("type", "mode", "uid", "gid", "uname", "gname", "size", "linkname", "mtime"):
         one, other = getattr(header, name), getattr(member, name)
         if one != other:
             shown = (f"{one:o}", f"{other:o}") if name == "mode" else (one, other)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
+import tarfile
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import zstandard
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from envbuilder.errors import ConfigurationError, VerificationError
 from envbuilder.images import entry_point
-from envbuilder.images.layers import Compression, LayerStore
+from envbuilder.images.layers import Compression, LayerStore, unpacked
 from envbuilder.images.oci import Layout
 from envbuilder.images.provenance import opened, signed, statement
 from envbuilder.images.sbom import sbom
@@ -112,8 +116,6 @@ def test_no_image_knows_where_it_was_made(images: tuple[Inputs, Layout, dict[str
 
 def test_another_libzstd_is_refused(make_inputs: Callable[..., Inputs], tmp_path: Path, console: Console) -> None:
     """It would write other bytes, and the digest would be another one for no visible reason."""
-    import dataclasses  # noqa: PLC0415
-
     inputs = dataclasses.replace(make_inputs(), compression=Compression(level=3, library="0.0.1"))
     with pytest.raises(ConfigurationError, match=r"compressed with libzstd 0\.0\.1"):
         written(inputs, tmp_path, console)
@@ -172,6 +174,36 @@ def test_a_file_too_many_and_one_too_few_are_named(make_inputs: Callable[..., In
     assert "/tqdm/extra.py is in the lock and not in the image" in check_files(layout, image, other, "serve", {}).detail
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"pax_headers": {"SCHILY.xattr.security.capability": "\x01\0\0\x02"}}, "it also has SCHILY.xattr.security.capability"),
+        ({"uname": "root"}, "its uname is 'root'"),
+    ],
+)
+def test_a_right_that_no_lock_gives_is_found(change: dict[str, Any], told: str, images: tuple[Inputs, Layout, dict[str, Image]]) -> None:
+    """A file capability makes a program as mighty as setuid does, and stands in no field of a plain header."""
+    inputs, layout, found = images
+    image = found["base"]
+    layer = image.layers[0]
+    goal = io.BytesIO()
+    with (
+        layout.blob(layer.digest).open("rb") as packed,
+        tarfile.open(fileobj=unpacked(packed, layer.media_type), mode="r|") as old,
+        tarfile.open(fileobj=goal, mode="w", format=tarfile.PAX_FORMAT) as new,
+    ):
+        for member in old:
+            for name, value in change.items() if member.isfile() else ():
+                setattr(member, name, value)
+            new.addfile(member, old.extractfile(member) if member.isfile() else None)
+    blob = layout.add_bytes(layer.media_type, zstandard.ZstdCompressor().compress(goal.getvalue()))
+    rows = [{"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size}, *image.manifest["layers"][1:]]
+    changed = dataclasses.replace(image, manifest={**image.manifest, "layers": rows})
+    check = check_files(layout, changed, inputs, "base", {})
+    assert check.status == "fail"
+    assert told in check.detail
+
+
 def test_one_changed_byte_is_found_and_placed(images: tuple[Inputs, Layout, dict[str, Image]]) -> None:
     inputs, layout, found = images
     path = layout.blob(found["base"].layers[0].digest)
@@ -186,8 +218,6 @@ def test_one_changed_byte_is_found_and_placed(images: tuple[Inputs, Layout, dict
 
 def test_a_changed_configuration_is_told(images: tuple[Inputs, Layout, dict[str, Image]]) -> None:
     """The files may be right and the user root."""
-    import dataclasses  # noqa: PLC0415
-
     inputs, layout, found = images
     image = found["serve"]
     config = {**image.config, "config": {**image.config["config"], "User": "root"}}
