@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.build.image_inputs import ImageSource, lock_files, make_inputs, prove, python_of, settings_of
+from envbuilder import __version__
+from envbuilder.build.image_inputs import ImageSource, lock_files, make_inputs, prove, python_of, settings_of, target_document
 from envbuilder.build.papers import images_of, provenance_of, sbom_of, subjects_of, write_bill, write_provenance
 from envbuilder.build.stages import Stage
 from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
@@ -66,7 +67,8 @@ class ImageStage:
             "lock": plan.lock.digest,
             "images": settings_of(source).model_dump(mode="json"),
             "release": [plan.release_name, plan.release.model_dump(mode="json")],
-            "gpu": plan.target.gpu,
+            "envbuilder": __version__,  # stands in the images, and so does the target
+            "target": target_document(source).decode(),
             "own": sorted(path.name for path in source.own_wheels),
         }
         self.chain.run(Stage(name=NAME, inputs=inputs, after=("gates", "abi"), run=run, intact=intact, revision=3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from envbuilder import __version__
 from envbuilder.build.image_inputs import ImageSource, make_inputs, prove, target_document
 from envbuilder.build.image_stage import read_manifest
 from envbuilder.build.papers import envelope_of, images_of, provenance_of, statement_in, subjects_of
 from envbuilder.errors import EnvbuilderError, FetchError, UsageError, VerificationError
 from envbuilder.facts.site_packages import find_site, installed
 from envbuilder.files import canonical_json, sha256_file
-from envbuilder.images.oci import Descriptor, parse_manifest
+from envbuilder.images.inputs import IMAGES
+from envbuilder.images.oci import ARCHITECTURES, Descriptor, parse_manifest
 from envbuilder.images.oci import Layout as ImageLayout
 from envbuilder.images.provenance import fault, opened
 from envbuilder.images.referrers import ENVELOPE, SBOM, STATEMENT, Paper, attached
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     Wrong = Callable[[Mapping[str, Any]], str]  # what is wrong with a statement; nothing if nothing is
 
 _CHUNK = 1 << 20
+_LOCK_FILE = re.compile(r"lock/([a-z]+\.txt|inputs\.toml)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,34 +126,48 @@ class Verifier:
     def _files(self, layout: ImageLayout, image: Image, source: ImageSource, files: Mapping[str, bytes], scratch: Path) -> Check:
         about = json.loads(files["image.json"])
         name: ImageName = about["image"]
+        if about["envbuilder"] != __version__:
+            detail = (
+                f"made by envbuilder {about['envbuilder']}, which may have written other files than {__version__}: compare with that one"
+            )
+            return Check(name="files", status="not-run", detail=detail)
         known = source.lock.hashes() | set(map(sha256_file, source.own_wheels))
-        foreign = [row["file"] for row in about["distributions"] if row["sha256"] not in known]
-        if foreign:
-            return Check(name="files", status="not-run", detail=f"{', '.join(foreign)} was built elsewhere, and is not at hand")
+        absent = [row for row in about["distributions"] if row["sha256"] not in known]
+        compiled = [path for row in absent if (path := self._compiled_here(source, row))]
+        if len(compiled) < len(absent):
+            detail = f"{', '.join(row['file'] for row in absent)} is not in its lock, and is not at hand to compare with"
+            return Check(name="files", status="not-run", detail=detail)
         try:
-            inputs = self._made(source, about, scratch)
+            inputs = self._made(replace(source, own_wheels=(*source.own_wheels, *compiled)), about, scratch)
         except FetchError as error:
             return Check(name="files", status="not-run", detail=f"{error.what}: {error.why.splitlines()[0] if error.why else ''}")
         return check_files(layout, image, inputs, name, self._compared)
 
+    def _compiled_here(self, source: ImageSource, row: Mapping[str, str]) -> Path | None:
+        """Return the wheel of a distribution that the release compiles, where the store has it; any other has to be in the lock."""
+        if source.release.compile is None or row["name"] != "vllm":
+            return None
+        path = self.store.find(row["sha256"], row["file"])
+        return path if path and sha256_file(path) == row["sha256"] else None
+
     def _made(self, source: ImageSource, about: Mapping[str, Any], scratch: Path) -> Inputs:
-        key = (source.lock.digest, about["platform"])
+        key = (source.lock.digest, f"{about['platform']} {' '.join(path.parent.name for path in source.own_wheels)}")
         if self._inputs is None or self._inputs[0] != key:
             self._inputs = (key, make_inputs(source, prove(source, {}, scratch)))
         return self._inputs[1]
 
     def _source(self, files: Mapping[str, bytes], folder: Path, own_wheels: Sequence[Path]) -> ImageSource:
         """Take an image at its word on its target and its lock; the lock's own digest proves it whole."""
-        locked = {name.removeprefix("lock/"): content for name, content in files.items() if name.startswith("lock/")}
+        locked = {match[1]: content for name, content in files.items() if (match := _LOCK_FILE.fullmatch(name))}
         for name, content in locked.items():
-            (folder / Path(name).name).write_bytes(content)
+            (folder / name).write_bytes(content)
         lock = read_lock(folder)
         try:
-            about = json.loads(files["image.json"])
+            about = _described(files["image.json"])
             target = Target.model_validate(json.loads(files["target.json"]))
             machine: Machine = about["platform"].removeprefix("linux/")
             release_name, release = target.release(about["release"])
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
             raise VerificationError("its own description cannot be read", why=f"{type(error).__name__}: {error}") from error
         if canonical_json(json.loads(files["target.json"])) != files["target.json"]:
             raise VerificationError("its target is not as envbuilder writes it", why="opt/envbuilder/target.json was changed.")
@@ -273,6 +291,18 @@ class Verifier:
         if key:
             checks.append(_signature_check(_read(envelope_of(layout), ENVELOPE), key, wrong))
         return Verified(name="provenance.json", digest="", lock=lock, checks=tuple(checks))
+
+
+def _described(content: bytes) -> Mapping[str, Any]:
+    """Read what an image says of itself, as far as it is used here. Raises KeyError, TypeError, ValueError, AttributeError."""
+    about: Mapping[str, Any] = json.loads(content)
+    rows = [(row["name"], row["file"], row["sha256"]) for row in about["distributions"]]
+    texts = [about["envbuilder"], about["release"], *(text for row in rows for text in row)]
+    if about["image"] not in IMAGES or about["platform"].removeprefix("linux/") not in ARCHITECTURES:
+        raise ValueError(f"image {about['image']!r} for {about['platform']!r}")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name, a file or a digest that is no text")
+    return about
 
 
 def _of_build(verified: Verified, lock: str) -> Verified:

@@ -5,7 +5,8 @@
 
 Nothing in an image is believed: the lock inside it is proved whole, what it names is fetched by hash, and every layer's
 files are made anew and compared. For a build's folder the environments and the provenance are checked as well; with
---key also the provenance's signature. Ends with 1 when anything differs.
+--key also the provenance's signature. Ends with 1 when anything differs, and when files could not be compared and no
+signature that you asked for vouches for them.
 """
 
 from __future__ import annotations
@@ -48,16 +49,23 @@ def _document(what: str, verified: list[Verified]) -> dict[str, Any]:
     subjects = [
         {"name": it.name, "digest": it.digest, "lock": it.lock, "checks": [check.as_dict() for check in it.checks]} for it in verified
     ]
-    statuses = {check.status for it in verified for check in it.checks}
-    return {"schema": "envbuilder/verify/1", "what": what, "ok": "fail" not in statuses, "subjects": subjects}
+    found = {(check.name, check.status) for it in verified for check in it.checks}
+    # Files that were not compared are taken on somebody's word: on that of whoever's signature was asked for, and on no one else's.
+    proved = ("files", "not-run") not in found or ("signature", "pass") in found
+    ok = proved and "fail" not in {status for _, status in found}
+    return {"schema": "envbuilder/verify/1", "what": what, "ok": ok, "subjects": subjects}
 
 
 def _summary(document: dict[str, Any], console: Console) -> None:
     rows = [(it["name"], check["name"], check["status"], check["detail"]) for it in document["subjects"] for check in it["checks"]]
     console.table(document["what"], ("of", "check", "", "found"), rows)
-    not_run = sorted({check["name"] for it in document["subjects"] for check in it["checks"] if check["status"] == "not-run"})
+    checks = [check for it in document["subjects"] for check in it["checks"]]
+    not_run = sorted({check["name"] for check in checks if check["status"] == "not-run"})
     if not_run:
         console.line(f"Not run, and so not proved: {', '.join(not_run)}.")
-    console.line(
-        "all of it is what its lock says" if document["ok"] and not not_run else "" if document["ok"] else "it is not what its lock says"
-    )
+    if any(check["status"] == "fail" for check in checks):
+        console.line("it is not what its lock says")
+    elif not document["ok"]:
+        console.line("its files were not compared with its lock; `--key` accepts them on the word of whoever signed its provenance")
+    elif not not_run:
+        console.line("all of it is what its lock says")

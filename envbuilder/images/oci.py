@@ -61,8 +61,16 @@ class Image:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        labels: Mapping[str, str] = self.config.get("config", {}).get("Labels") or {}
-        return labels
+        settings = self.config.get("config")
+        labels = settings.get("Labels") if isinstance(settings, dict) else None
+        return labels if isinstance(labels, dict) else {}
+
+    @property
+    def diff_ids(self) -> list[str]:
+        """The digests of the layers' tars, as far as the configuration names any."""
+        rootfs = self.config.get("rootfs")
+        found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        return found if isinstance(found, list) else []
 
 
 def parse_manifest(payload: bytes, what: str) -> Mapping[str, Any]:
@@ -152,9 +160,15 @@ class Layout:
     def read(self, name: str, descriptor: Descriptor) -> Image:
         manifest = self._document(descriptor)
         try:
-            config = self._document(Descriptor.of(manifest["config"]))
-        except (KeyError, TypeError) as error:
+            rows = [manifest["config"], *manifest["layers"]]
+            sound = all(map(_is_sound, rows))
+            config = self._document(Descriptor.of(rows[0])) if sound else None
+        except (KeyError, TypeError, AttributeError) as error:
             raise VerificationError(f"{name}: its manifest is none", why=f"{type(error).__name__}: {error}") from error
+        if not isinstance(config, dict):
+            raise VerificationError(
+                f"{name}: its manifest is none", why="It lacks digests and sizes, or its configuration is no JSON object."
+            )
         return Image(name=name, descriptor=descriptor, manifest=manifest, config=config)
 
     def check(self, descriptor: Descriptor) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from envbuilder.images.oci import Descriptor, Image, Layout
 
 _BUFFER = 1 << 20
+_LARGEST = 64 * _BUFFER  # of our own files in an image; a few megabytes of zstd can be unpacked to anything
 # What our own tars extend a header by: long names, large sizes. An attribute such as a file capability is a right like setuid.
 _EXTENDED = frozenset({"path", "linkpath", "size", "uid", "gid"})
 _TOLD = ("envbuilder.sources", "envbuilder.abi", "envbuilder.gpu")
@@ -70,15 +72,15 @@ def own_files(layout: Layout, image: Image) -> dict[str, bytes]:
     """Return what envbuilder wrote about an image into it: {path below opt/envbuilder: content}. Raises VerificationError: not ours."""
     found: dict[str, bytes] = {}
     for blob in reversed(image.layers):
-        if blob.size > 64 * _BUFFER:  # our own files are small, and they are in the topmost layer
+        if blob.size > _LARGEST:  # our own files are small, and they are in the topmost layer
             continue
         try:
             with layout.blob(blob.digest).open("rb") as packed, _members(packed, blob.media_type) as archive:
                 for member in archive:
                     if member.isfile() and member.name.startswith(f"{OWN}/"):
                         content = archive.extractfile(member)
-                        found[member.name.removeprefix(f"{OWN}/")] = content.read() if content else b""
-        except (OSError, tarfile.TarError, zstandard.ZstdError):
+                        found[member.name.removeprefix(f"{OWN}/")] = content.read(_LARGEST) if content else b""
+        except (OSError, EOFError, tarfile.TarError, zlib.error, zstandard.ZstdError):
             continue
         if "image.json" in found:
             return found
@@ -98,7 +100,10 @@ def check_files(layout: Layout, image: Image, inputs: Inputs, name: ImageName, c
     if len(recipe) != len(image.layers):
         return Check(name="files", status="fail", detail=f"{len(image.layers)} layers; its lock gives {len(recipe)}")
     count = 0
-    for layer, descriptor, diff_id in zip(recipe, image.layers, image.config["rootfs"]["diff_ids"], strict=True):
+    diff_ids = image.diff_ids
+    if len(diff_ids) != len(recipe):
+        return Check(name="files", status="fail", detail=f"its configuration names {len(diff_ids)} of {len(recipe)} layers")
+    for layer, descriptor, diff_id in zip(recipe, image.layers, diff_ids, strict=True):
         key = (layer.key(inputs.compression), descriptor.digest)
         if key not in compared:
             compared[key] = _as_it_was(layer.ready, descriptor) if layer.ready else _Comparison(layer, layout.blob(descriptor.digest)).run()

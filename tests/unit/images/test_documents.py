@@ -46,14 +46,23 @@ def test_image(make_inputs: Callable[..., Inputs], tmp_path: Path, console: Cons
     assert [it["name"] for it in document["images"]] == ["base", "serve", "quantize", "dev"]
 
 
-def test_verify_fails_when_one_check_does_and_not_run_is_no_failure() -> None:
-    def verified(*statuses: str) -> list[Verified]:
-        return [Verified(name="serve", digest="", lock="", checks=tuple(Check(name="files", status=it, detail="") for it in statuses))]
-
-    for statuses, ok in ((("pass",), True), (("pass", "not-run"), True), (("pass", "fail"), False)):
-        document = verify._document("x", verified(*statuses))
-        check(document, "verify")
-        assert document["ok"] is ok
+@pytest.mark.parametrize(
+    ("found", "ok"),
+    [
+        ({"files": "pass"}, True),
+        ({"files": "pass", "sbom": "not-run"}, True),
+        ({"files": "pass", "digests": "fail"}, False),
+        ({"files": "not-run"}, False),
+        ({"files": "not-run", "signature": "fail"}, False),
+        ({"files": "not-run", "signature": "pass"}, True),
+    ],
+)
+def test_verify_fails_when_one_check_does_and_when_no_file_was_compared(found: dict[str, str], ok: bool) -> None:  # noqa: FBT001
+    """An image can say of itself that it cannot be compared; only a signature that was asked for vouches for one."""
+    checks = tuple(Check(name=name, status=status, detail="") for name, status in found.items())
+    document = verify._document("x", [Verified(name="serve", digest="", lock="", checks=checks)])
+    check(document, "verify")
+    assert document["ok"] is ok
 
 
 @pytest.mark.parametrize("name", ["vllm", "team/vllm:1", "a.example/UPPER", "a.example/x:", "a.example/x@sha256:12"])

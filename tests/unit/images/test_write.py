@@ -234,6 +234,23 @@ def test_an_image_that_is_not_ours_is_refused(tmp_path: Path) -> None:
         own_files(layout, layout.images()[0])
 
 
+@pytest.mark.parametrize("config", [b"[]", b"null", b'{"config": null}', b'{"rootfs": []}', b'{"config": {"Labels": [1]}}'])
+def test_a_strange_configuration_is_no_traceback(config: bytes, images: tuple[Inputs, Layout, dict[str, Image]]) -> None:
+    """Whoever made the image wrote it."""
+    inputs, layout, found = images
+    row = layout.add_bytes("application/vnd.oci.image.config.v1+json", config).as_dict()
+    manifest = layout.add_bytes(
+        "application/vnd.oci.image.manifest.v1+json", json.dumps({**found["base"].manifest, "config": row}).encode()
+    )
+    try:
+        image = layout.read("base", manifest)
+    except VerificationError as error:
+        assert "its manifest is none" in error.what  # noqa: PT017 - or it is read, and does not compare
+        return
+    assert image.labels == {}
+    assert check_files(layout, image, inputs, "base", {}).status == "fail"
+
+
 @pytest.mark.parametrize("index", [b"", b"[]", b'{"manifests": [{"digest": "sha256:xyz", "mediaType": "", "size": 1}]}'])
 def test_a_folder_that_is_no_layout_is_refused(tmp_path: Path, index: bytes) -> None:
     (tmp_path / "index.json").write_bytes(index)
