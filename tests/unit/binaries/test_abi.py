@@ -115,6 +115,15 @@ def test_another_torch_release_is_told_by_its_symbols(forge: Forge) -> None:
     assert [(symbol.symbol, symbol.kind) for symbol in extension.missing] == [(LOGGER, Kind.TORCH_VERSION)]
 
 
+def test_torchs_python_binding_is_torchs(forge: Forge) -> None:
+    """Its functions lie in no namespace: each release that changes one was "an incomplete build" to whoever was compiled before."""
+    make_torch(forge)
+    vllm(forge, uses=["_Z16THPVariable_WrapN2at6TensorE", "_ZN8pybind116detail11type_casterIN2at6TensorEvE4loadENS_6handleEb"])
+    report = check_environment(forge.root)
+    assert one(report, "vllm/_C.abi3.so").verdict is Verdict.UNDEFINED_SYMBOLS
+    assert [cause.kind for cause in report.causes] == [Kind.TORCH_VERSION]
+
+
 def test_the_old_string_abi_has_its_own_name(forge: Forge) -> None:
     """vllm#13608: `undefined symbol: _ZN5torch3jit17parseSchemaOrNameERKSsb`."""
     make_torch(forge)
