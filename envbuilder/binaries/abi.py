@@ -227,6 +227,7 @@ class _Checker:
             verdict=verdict_of(missing, library_missing=bool(closure.missing())),
             missing=missing,
             needed=self._needed(closure),
+            detail="; ".join(dict.fromkeys(self.shown(dependency.reason) for dependency in closure.missing() if dependency.reason)),
         )
 
     def _missing_symbols(self, unresolved: Sequence[Unresolved], closure: Closure) -> tuple[MissingSymbol, ...]:

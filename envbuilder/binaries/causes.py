@@ -96,11 +96,14 @@ def _reasons(extension: ExtensionReport, torch: TorchInfo | None, present: froze
         case Verdict.NOT_ELF:
             yield Kind.MALFORMED, extension.detail
         case Verdict.OK | Verdict.UNDEFINED_SYMBOLS | Verdict.MISSING_LIBRARY | Verdict.INCOMPLETE_BUILD:
+            if extension.detail:  # of libraries that are there, and cut or none: `PATH: why`
+                yield Kind.MALFORMED, extension.detail
             for library in extension.needed:
-                if library.found is None:
+                if library.found is None and f"{library.soname.rpartition('/')[2]}: " not in extension.detail:
                     yield kind_of_library(library.soname, torch, present), library.soname
             for symbol in extension.missing:
-                yield symbol.kind, symbol.demangled
+                if symbol.kind is not Kind.OTHER_LIBRARY or not extension.detail:  # whose else than that library's?
+                    yield symbol.kind, symbol.demangled
         case _:
             assert_never(extension.verdict)
 

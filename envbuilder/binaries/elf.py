@@ -40,10 +40,12 @@ _DT_SONAME, _DT_RPATH, _DT_JMPREL, _DT_RUNPATH = 14, 15, 23, 29
 DT_GNU_HASH, DT_VERSYM, _DT_VERDEF, _DT_VERNEED = 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE
 SHN_ABS = 0xFFF1
 _STB_WEAK = 2
+_LOADED_KINDS = frozenset({2, 3})  # ET_EXEC, ET_DYN
 GLOBAL = 0xF0  # the binding, in st_info; 0 is STB_LOCAL
 STT_TLS = 6
 VISIBLE = frozenset({0, 3})  # STV_DEFAULT, STV_PROTECTED
-HIDDEN, INDEX = 0x8000, 0x7FFF
+_HIDDEN, INDEX = 0x8000, 0x7FFF
+_OLDEST = 2  # the index of the first version that a file defines; 0 and 1 stand for none
 _UNVERSIONED = (None, None)
 
 
@@ -214,9 +216,12 @@ class Tables:
 
 
 def open_tables(source: ByteSource) -> Tables:
+    """Read a file's outer structure. Raises MalformedElfError, also where the loader would not take it for what it is."""
     header = read_header(source)
     if not header.supported:
         return Tables(source=source, machine=header.machine)
+    if header.kind not in _LOADED_KINDS:
+        raise MalformedElfError(f"neither a shared object nor a program, but an ELF file of type {header.kind} (1: an object file, .o)")
     segments, place = read_segments(source, header)
     if place is None:
         return Tables(source=source, machine=header.machine, segments=segments)
@@ -261,6 +266,14 @@ def numbers(raw: bytes, code: str) -> Sequence[int]:
     return struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
 
 
+def answers_unversioned(mark: int) -> bool:
+    """Tell whether a symbol is taken for a reference without version: the default version is, and the oldest, hidden or not.
+
+    Who was linked before a library had versions means its first one (glibc, elf/dl-lookup.c, check_match).
+    """
+    return not mark & _HIDDEN or mark & INDEX <= _OLDEST
+
+
 def _defined(tables: Tables) -> frozenset[str]:
     """Choose what glibc's lookup would accept (elf/dl-lookup.c, do_lookup_x and check_match)."""
     raw = raw_symbols(tables)
@@ -274,7 +287,7 @@ def _defined(tables: Tables) -> frozenset[str]:
     if not versions:
         return frozenset(names)
     marks = [versions[number] for number, _ in chosen]
-    shown = [name for name, mark in zip(names, marks, strict=True) if not mark & HIDDEN]
+    shown = [name for name, mark in zip(names, marks, strict=True) if answers_unversioned(mark)]
     if not tables.definitions:
         return frozenset(shown)
     suffixes = {index: f"@{version}" for index, version in tables.definitions}

@@ -68,10 +68,11 @@ _NO_TABLE = Table(0, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class ElfHeader:
-    """The fixed start. `supported` is false for 32-bit and big-endian files, of which only the machine is read."""
+    """The fixed start; `kind` is e_type. `supported` is false for 32-bit and big-endian files, of which only the machine is read."""
 
     machine: str
     supported: bool
+    kind: int = 0
     flags: int = 0
     segments: Table = _NO_TABLE
     sections: Table = _NO_TABLE
@@ -102,7 +103,7 @@ def read_header(source: ByteSource) -> ElfHeader:
         if start[:4] != b"\x7fELF":
             raise MalformedElfError("no ELF magic", is_elf=False)
         little, wide = start[5:6] == b"\x01", start[4:5] == b"\x02"
-        (machine,) = struct.unpack_from("<H" if little else ">H", start, 18)
+        kind, machine = struct.unpack_from("<HH" if little else ">HH", start, 16)
         name = _MACHINES.get(machine, f"machine-{machine}")
         if not (little and wide):
             return ElfHeader(machine=name + (" (big-endian)" if wide else " (32-bit)"), supported=False)
@@ -110,6 +111,7 @@ def read_header(source: ByteSource) -> ElfHeader:
         return ElfHeader(
             machine=name,
             supported=True,
+            kind=kind,
             flags=flags,
             segments=Table(phoff, phentsize, phnum),
             sections=Table(shoff, shentsize, shnum),

@@ -15,7 +15,6 @@ from envbuilder.binaries.elf import (
     DT_STRTAB,
     DT_SYMTAB,
     GLOBAL,
-    HIDDEN,
     INDEX,
     MAX_SYMBOLS,
     SHN_ABS,
@@ -23,6 +22,7 @@ from envbuilder.binaries.elf import (
     VISIBLE,
     Reference,
     SymbolTable,
+    answers_unversioned,
     numbers,
     open_tables,
     raw_strings,
@@ -135,7 +135,7 @@ class HashProvider:
             return False
         mark = self._marks[number] if self._marks else 0
         if version is None:
-            return not mark & HIDDEN
+            return answers_unversioned(mark)
         return self._versions.get(mark & INDEX, version) == version
 
 

@@ -150,7 +150,7 @@ def test_what_ld_so_conf_names_is_part_of_this_machine(tmp_path: Path, monkeypat
     (tmp_path / "ld.so.conf").write_text(f"include {tmp_path}/*.more\n/nowhere/at/all\n")
     assert list(_configured_folders(tmp_path / "ld.so.conf"))[:1] == [tmp_path / "extra"]
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/extra:")
-    assert this_system(platform.machine()).folders[0] == str(tmp_path / "extra")
+    assert this_system(platform.machine()).variable == (str(tmp_path / "extra"),)
     assert this_system("another-machine") is DEBIAN_12
 
 
