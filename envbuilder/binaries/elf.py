@@ -15,7 +15,16 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from envbuilder.binaries.layout import Dynamic, MalformedElfError, checked_bounds, file_offset, read_dynamic, read_header, read_segments
+from envbuilder.binaries.layout import (
+    Dynamic,
+    MalformedElfError,
+    check_whole,
+    checked_bounds,
+    file_offset,
+    read_dynamic,
+    read_header,
+    read_segments,
+)
 from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
@@ -184,6 +193,8 @@ class Tables:
 
     def upto(self, offset: int, limit: int) -> bytes:
         """Return the bytes from `offset` on, at most `limit`."""
+        if offset > self.source.size:
+            raise MalformedElfError(f"a table at {offset}, behind the file's {self.source.size} bytes")
         return self.source.read(offset, min(limit, self.source.size - offset))
 
     def string(self, offset: int) -> str:
@@ -223,6 +234,7 @@ def open_tables(source: ByteSource) -> Tables:
     if header.kind not in _LOADED_KINDS:
         raise MalformedElfError(f"neither a shared object nor a program, but an ELF file of type {header.kind} (1: an object file, .o)")
     segments, place = read_segments(source, header)
+    check_whole(source, segments)
     if place is None:
         return Tables(source=source, machine=header.machine, segments=segments)
     return Tables(source=source, machine=header.machine, segments=segments, dynamic=read_dynamic(source, place))

@@ -137,6 +137,13 @@ def read_segments(source: ByteSource, header: ElfHeader) -> tuple[tuple[Segment,
     return tuple(loaded), dynamic
 
 
+def check_whole(source: ByteSource, segments: tuple[Segment, ...]) -> None:
+    """Refuse a file that ends before its segments do: the loader maps it all the same, and it dies of SIGBUS. Raises MalformedElfError."""
+    end = max((segment.offset + segment.size for segment in segments), default=0)
+    if end > source.size:
+        raise MalformedElfError(f"cut short: {source.size} bytes are here, and its segments need {end}")
+
+
 def read_dynamic(source: ByteSource, place: Segment) -> Dynamic:
     """Read the dynamic section up to its DT_NULL. Raises MalformedElfError."""
     if place.size > _MAX_DYNAMIC_BYTES:

@@ -283,6 +283,15 @@ def test_a_text_named_as_an_extension_is_a_fault(forge: Forge) -> None:
     assert report.causes[0].kind is Kind.MALFORMED
 
 
+def test_a_cut_extension_is_told_as_cut(forge: Forge) -> None:
+    """What a full disk leaves of vLLM's 300 MB: its tables are whole, its code is not."""
+    data = forge.so("x.abi3.so", defines=["PyInit_x"], uses=["PyObject_Call"]).read_bytes()
+    (forge.root / "x.abi3.so").write_bytes(data[: data.index(b"\0.shstrtab") // 2])
+    extension = one(check_environment(forge.root), "x.abi3.so")
+    assert extension.verdict is Verdict.NOT_ELF
+    assert extension.detail.startswith("cut short: ")
+
+
 def test_a_library_that_lies_makes_its_users_fail_and_nothing_else(forge: Forge) -> None:
     forge.so("a/libodd.so.1", soname="libodd.so.1", defines=["odd"])
     forge.so("ext.abi3.so", uses=["odd"], needs=["a/libodd.so.1"], flags=_here("$ORIGIN/a"))

@@ -16,6 +16,7 @@ from envbuilder.binaries.elf import (
     ElfFile,
     Reference,
     SymbolTable,
+    Tables,
     open_tables,
     read_elf,
     read_elf_path,
@@ -23,7 +24,7 @@ from envbuilder.binaries.elf import (
     read_symbols_path,
     references_of,
 )
-from envbuilder.binaries.layout import MalformedElfError, read_header, read_sections
+from envbuilder.binaries.layout import MalformedElfError, read_header, read_sections, read_segments
 from envbuilder.binaries.source import FileSource, MemorySource
 
 
@@ -195,6 +196,23 @@ def test_every_cut_gives_a_verdict(forge: Forge) -> None:
         except MalformedElfError:
             pass
     assert 0 < complete < len(data) // 7
+
+
+def test_a_file_cut_behind_its_tables_is_cut_all_the_same(forge: Forge) -> None:
+    """All that is read of it lies at its start: it "would load", and the process dies of SIGBUS at its first access."""
+    data = forge.so("x.so", defines=["a"], uses=["b"]).read_bytes()
+    header = read_header(MemorySource(data))
+    end = max(segment.offset + segment.size for segment in read_segments(MemorySource(data), header)[0])
+    assert read_elf(MemorySource(data[:end])) == read_elf(MemorySource(data)), "what strip takes off is not missed"
+    for reader in (read_elf, read_symbols):
+        with pytest.raises(MalformedElfError, match=f"cut short: {end - 1} bytes are here, and its segments need {end}$"):
+            reader(MemorySource(data[: end - 1]))
+
+
+def test_a_table_behind_the_end_is_told_as_one() -> None:
+    """It was told as "-37300186 bytes at 56741986 of 19441800"."""
+    with pytest.raises(MalformedElfError, match="a table at 200, behind the file's 100 bytes"):
+        Tables(source=MemorySource(bytes(100)), machine="x86_64").upto(200, 10)
 
 
 @pytest.fixture(scope="module")
