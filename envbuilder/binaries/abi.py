@@ -31,7 +31,6 @@ from envbuilder.binaries.verdicts import (
     Skipped,
     Verdict,
 )
-from envbuilder.binaries.wheel import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -83,6 +82,8 @@ def check_wheel(
     wheel: Path, *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System | None = DEBIAN_12
 ) -> AbiReport:
     """Check all extensions of a wheel file. Raises WheelError."""
+    from envbuilder.binaries.wheel import unpacked  # noqa: PLC0415 - and with it zipfile, for who asks about a wheel only
+
     with unpacked(wheel) as root:
         return check_environment(root, torch=torch, catalog=catalog, python=ANY_PYTHON, system=system)
 

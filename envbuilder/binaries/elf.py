@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.layout import (
@@ -26,9 +26,10 @@ from envbuilder.binaries.layout import (
     read_segments,
 )
 from envbuilder.binaries.source import FileSource
+from envbuilder.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from envbuilder.binaries.layout import Segment
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 # Bounds, each several times what the largest files of a vLLM environment hold (torch: 90,000 symbols, 16 MB of names).
 MAX_SYMBOLS = 1_000_000
 _MAX_NAME = 1 << 16
+_SHORT_NAME = 1 << 8
 MAX_STRINGS = 64 << 20
 _MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
 _MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
@@ -67,6 +69,9 @@ class Reference(NamedTuple):
     library: str | None = None
 
 
+_reference = functools.partial(tuple.__new__, Reference)  # half the time of calling the class, of which thousands are made
+
+
 class VersionNeed(NamedTuple):
     """A version that a library must define, or the loader refuses the file (``version `X' not found``)."""
 
@@ -75,7 +80,7 @@ class VersionNeed(NamedTuple):
     weak: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class ElfFile:
     """What the loader needs to know before it looks at symbols. Paths in rpath and runpath still hold $ORIGIN."""
 
@@ -88,7 +93,7 @@ class ElfFile:
     provides: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class SymbolTable:
     """The dynamic symbols.
 
@@ -136,10 +141,12 @@ def read_references(source: ByteSource) -> tuple[Reference, ...]:
     return references_of(open_tables(source))
 
 
-def references_of(tables: Tables, *, weak: bool = True, but_to: Collection[str] = ()) -> tuple[Reference, ...]:
+def references_of(
+    tables: Tables, *, weak: bool = True, but_to: Collection[str] = (), but: Callable[[str], object] | None = None
+) -> tuple[Reference, ...]:
     """Read the undefined symbols alone: all that matters of an extension that nobody links. Raises MalformedElfError.
 
-    `weak`: those that may stay undefined too; `but_to`: sonames whose versioned symbols are left out.
+    `weak`: those that may stay undefined too; `but_to`: sonames whose versioned symbols are left out; `but`: names that are.
     """
     with checked_bounds():
         raw = raw_symbols(tables)
@@ -157,7 +164,11 @@ def references_of(tables: Tables, *, weak: bool = True, but_to: Collection[str] 
         ]
         found = {index: (need.version, need.library) for index, need in needs.items()}
         names = _names(tables, [place for place, _, _ in chosen])
-        return tuple(Reference(name, weak, *found.get(index, _UNVERSIONED)) for name, (_, weak, index) in zip(names, chosen, strict=True))
+        return tuple(
+            _reference((name, weak, *found.get(index, _UNVERSIONED)))
+            for name, (_, weak, index) in zip(names, chosen, strict=True)
+            if but is None or not but(name)
+        )
 
 
 def read_elf_path(path: Path | str) -> ElfFile:
@@ -178,7 +189,7 @@ def read_symbols_path(path: Path | str) -> SymbolTable:
         return read_symbols(source)
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Tables:
     """A file whose dynamic section is known, and access to what it points at."""
 
@@ -203,10 +214,11 @@ class Tables:
             end = self._first_strings.find(b"\0", offset)
             if end >= 0:
                 return self._first_strings[offset:end].decode("latin-1")
-        text, found, _ = self.upto(self.place(DT_STRTAB) + offset, _MAX_NAME).partition(b"\0")
-        if not found:
-            raise MalformedElfError("a string without end")
-        return text.decode("latin-1")
+        for limit in (_SHORT_NAME, _MAX_NAME):  # sonames and versions have some twenty bytes, and there are thousands
+            text, found, _ = self.upto(self.place(DT_STRTAB) + offset, limit).partition(b"\0")
+            if found:
+                return text.decode("latin-1")
+        raise MalformedElfError("a string without end")
 
     @functools.cached_property
     def needs(self) -> tuple[tuple[int, VersionNeed], ...]:
@@ -217,6 +229,11 @@ class Tables:
     def definitions(self) -> tuple[tuple[int, str], ...]:
         """The versions that are defined here, each with its index in the version table."""
         return tuple(_version_definitions(self))
+
+    @functools.cached_property
+    def symbol_count(self) -> int:
+        """The number of dynamic symbols."""
+        return _symbol_count(self)
 
     @functools.cached_property
     def _first_strings(self) -> bytes:
@@ -250,7 +267,7 @@ def raw_symbols(tables: Tables) -> bytes:
     """Return the symbol table as it is in the file. Elf64_Sym: u32 name, u8 info, u8 other, u16 section, u64 value, u64 size."""
     if DT_SYMTAB not in tables.dynamic.values:
         return b""
-    count = symbol_count(tables)
+    count = tables.symbol_count
     if count > MAX_SYMBOLS:
         raise MalformedElfError(f"{count} symbols")
     return tables.source.read(tables.place(DT_SYMTAB), 24 * count)
@@ -311,17 +328,13 @@ def _names(tables: Tables, places: Sequence[int]) -> list[str]:
     if not places:
         return []
     strings = raw_strings(tables)
-    names: list[str] = []
-    total = 0
-    for place in places:
-        end = strings.find(b"\0", place, place + _MAX_NAME)
-        if end < 0:
-            raise MalformedElfError("a symbol's name without end")
-        total += end - place
-        if total > MAX_STRINGS:  # names that overlap: a table of one long string, and a million places to start
-            raise MalformedElfError("symbol names overlap without bound")
-        names.append(strings[place:end].decode("latin-1"))
-    return names
+    find = strings.find
+    ends = [find(0, place, place + _MAX_NAME) for place in places]
+    if min(ends) < 0:
+        raise MalformedElfError("a symbol's name without end")
+    if sum(ends) - sum(places) > MAX_STRINGS:  # a table of one long string, and a million places to start
+        raise MalformedElfError("symbol names overlap without bound")
+    return [strings[place:end].decode("latin-1") for place, end in zip(places, ends, strict=True)]
 
 
 def _version_needs(tables: Tables) -> Iterator[tuple[int, VersionNeed]]:
@@ -360,7 +373,7 @@ def _chain(data: bytes, at: int, layout: str, *, next_field: int) -> Iterator[in
         at += step
 
 
-def symbol_count(tables: Tables) -> int:
+def _symbol_count(tables: Tables) -> int:
     """Return the number of dynamic symbols, which no field states: it follows from a hash table, or the relocations."""
     if _DT_HASH in tables.dynamic.values:
         chains: int = struct.unpack("<II", tables.source.read(tables.place(_DT_HASH), 8))[1]
@@ -380,8 +393,8 @@ def _count_by_gnu_hash(tables: Tables) -> int:
     if last < first:
         return 0
     chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), _MAX_CHAIN)
-    for number, (value,) in enumerate(struct.iter_unpack("<I", chain[: len(chain) // 4 * 4])):
-        if value & 1:
+    for number, (link,) in enumerate(struct.iter_unpack("<I", chain[: len(chain) // 4 * 4])):
+        if link & 1:
             return last + number + 1
     raise MalformedElfError("a hash chain without end")
 

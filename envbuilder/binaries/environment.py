@@ -51,7 +51,7 @@ class TorchBuild:
 def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the paths of all files named like shared objects, or ending in one of `also`; in no order.
 
-    Links to folders are not followed.
+    Links to folders are not followed; what lies with bytecode or metadata is none.
     """
     pending = [str(root)]
     while pending:
@@ -62,7 +62,7 @@ def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> Iterator[str]:
                     wanted = (".so" in name and _SHARED_OBJECT.search(name) is not None) or (also and name.endswith(also))
                     if wanted and not entry.is_dir():
                         yield entry.path
-                    elif entry.is_dir(follow_symlinks=False):
+                    elif entry.is_dir(follow_symlinks=False) and name != "__pycache__" and not name.endswith(".dist-info"):
                         pending.append(entry.path)
         except OSError:
             continue  # a folder that vanished, or may not be read: what is in it cannot be imported either

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.source import OutOfRangeError
@@ -66,8 +65,7 @@ class Table(NamedTuple):
 _NO_TABLE = Table(0, 0, 0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ElfHeader:
+class ElfHeader(NamedTuple):
     """The fixed start; `kind` is e_type. `supported` is false for 32-bit and big-endian files, of which only the machine is read."""
 
     machine: str
@@ -79,8 +77,7 @@ class ElfHeader:
     section_names: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dynamic:
+class Dynamic(NamedTuple):
     """The dynamic section: the offsets of the needed libraries' names, and for each other tag its last value."""
 
     needed: tuple[int, ...]

@@ -13,15 +13,15 @@ import errno
 import functools
 import os
 from collections import Counter, deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import field
+from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, elf_of, open_tables, references_of
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.lookup import Provider, TableProvider, provider_in
 from envbuilder.binaries.source import FileSource
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
-from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
+from envbuilder.binaries.system import DRIVER_SONAMES, PYTHON_SYMBOL, driver_symbol, named_by_system
 from envbuilder.values import value
 
 if TYPE_CHECKING:
@@ -82,13 +82,16 @@ class Catalog:
         return self._providers[path]
 
     def references(self, path: str, *, but_to: frozenset[str]) -> tuple[Reference, ...]:
-        """Return what a file cannot do without, but for versioned symbols of some sonames. Raises MalformedElfError."""
+        """Return what a file cannot do without, but for Python's names and versioned symbols of some sonames.
+
+        Raises MalformedElfError.
+        """
         if path in self._given:
-            return tuple(it for it in self._given[path] if not it.weak and it.library not in but_to)
+            return tuple(it for it in self._given[path] if not it.weak and it.library not in but_to and not PYTHON_SYMBOL.match(it.name))
         if (path, but_to) not in self._references:
             with self._opened(path) as tables:
-                references = references_of(tables, weak=False, but_to=but_to)
-            self._hold(path, sum(len(reference.name) for reference in references))
+                references = references_of(tables, weak=False, but_to=but_to, but=PYTHON_SYMBOL.match)
+            self._hold(path, sum(len(name) for name, *_ in references))
             self._references[path, but_to] = references
         return self._references[path, but_to]
 
@@ -131,8 +134,7 @@ class Catalog:
         return name in names
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dependency:
+class Dependency(NamedTuple):
     """A needed soname, who needs it, and where it was found: a path, SYSTEM, DRIVER, ASSUMED, or None.
 
     `reason`: which file made the loader give up, and why (`PATH: why`); empty where there is none of that name.
@@ -144,7 +146,7 @@ class Dependency:
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Closure:
     """A file and all libraries that are loaded because of it, in the loader's order (breadth first)."""
 
@@ -163,8 +165,7 @@ class Closure:
         return frozenset(dependency.soname for dependency in self.dependencies if dependency.found == SYSTEM)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unresolved:
+class Unresolved(NamedTuple):
     """A symbol that nobody in scope defines; `needed_by` is the file that asks for it."""
 
     reference: Reference
@@ -279,15 +280,13 @@ class Loader:
         return self._system.sonames - elsewhere
 
     def _not_brought(self, references: Iterable[Reference], closure: Closure) -> Iterator[Reference]:
-        """Yield what must have a definition in a file here, and does not come from outside: interpreter, system, driver, torch's CUDA."""
+        """Yield what must have a definition in a file here, and does not come from outside: system, driver, torch's CUDA."""
         loaded, driver, assumed = closure.from_system | self._process.from_system, DRIVER in closure.places, ASSUMED in closure.places
         if None in closure.places:
             loaded |= {_LIBSTDCXX}  # whatever is missing may bring it
         for reference in references:
             name = reference.name
-            if python_symbol(name):
-                continue
-            if reference.version is None and (named_by_system(name, loaded) or _from_runtime(name, loaded)):
+            if reference.version is None and (_from_runtime(name, loaded) or named_by_system(name, loaded)):
                 continue
             if (driver and driver_symbol(name)) or (assumed and not name.startswith("_Z") and not owned_by_torch(name)):
                 continue
@@ -371,7 +370,8 @@ def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, 
     )
 
 
-def _expand(paths: Iterable[str], origin: str) -> tuple[str, ...]:
+@functools.lru_cache(1 << 10)  # torch's libraries are in the closure of each extension
+def _expand(paths: tuple[str, ...], origin: str) -> tuple[str, ...]:
     """Replace $ORIGIN by the folder of the file, and make the path one that compares."""
     folder = origin.rpartition("/")[0] or "/"
     return tuple(os.path.normpath(path.replace("${ORIGIN}", folder).replace("$ORIGIN", folder)) for path in paths)

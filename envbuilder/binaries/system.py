@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The driver's own libraries: absent from every environment, they come with the GPU.
 DRIVER_SONAMES = frozenset({"libcuda.so.1", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1", "libnvoptix.so.1"})
 _DRIVER_SYMBOL = re.compile(r"(?:cu|nvml|cuvid)[A-Z]")
-_PYTHON_SYMBOL = re.compile(r"_*Py[A-Z_]")
+PYTHON_SYMBOL = re.compile(r"_*Py[A-Z_]")
 _GOMP = re.compile(r"(?:GOMP|omp|GOACC|acc)_")
 _VERSION = re.compile(r"([A-Z]+)_(\d+(?:\.\d+)*)")
 
@@ -34,7 +34,6 @@ _LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
 _RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libgomp.so.1.0.0", "libatomic.so.1", "libz.so.1")
 _MOST_INCLUDES = 4
 _DATA = Path(__file__).parent / "data"
-_MOST_NAMES = 1 << 16  # of which it is remembered whose they are: a hundred extensions ask for the same ones
 BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 
 
@@ -68,10 +67,9 @@ def driver_symbol(name: str) -> bool:
     return _DRIVER_SYMBOL.match(name) is not None
 
 
-@functools.lru_cache(_MOST_NAMES)
 def python_symbol(name: str) -> bool:
     """Tell whether the interpreter brings a symbol: it is in the global scope before any extension is loaded."""
-    return _PYTHON_SYMBOL.match(name) is not None
+    return PYTHON_SYMBOL.match(name) is not None
 
 
 def named_by_system(name: str, sonames: Collection[str]) -> bool:

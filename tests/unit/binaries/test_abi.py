@@ -12,7 +12,7 @@ import pytest
 from envbuilder.binaries import loader
 from envbuilder.binaries.abi import ExpectedFault, check_environment, check_files, check_wheel
 from envbuilder.binaries.abi_text import render, summary
-from envbuilder.binaries.environment import torch_at
+from envbuilder.binaries.environment import shared_objects, torch_at
 from envbuilder.binaries.known import MARKER
 from envbuilder.binaries.system import System
 from envbuilder.binaries.verdicts import AbiReport, ExtensionReport, Kind, Verdict, merged
@@ -274,6 +274,17 @@ def test_extensions_are_enumerated_never_listed(forge: Forge) -> None:
     }
     assert [skipped.path for skipped in report.skipped] == ["f/text.so"]
     assert report.ok
+
+
+def test_folders_that_hold_no_modules_are_not_entered(forge: Forge) -> None:
+    """Four hundred of an environment's folders hold metadata or bytecode; a folder that only sounds so is entered."""
+    for folder in ("a", "a.libs", "dist-info", "a-1.dist-info", "a/__pycache__"):
+        forge.file(f"{folder}/x.so.1")
+    assert sorted(path.removeprefix(f"{forge.root}/") for path in shared_objects(forge.root)) == [
+        "a.libs/x.so.1",
+        "a/x.so.1",
+        "dist-info/x.so.1",
+    ]
 
 
 def test_a_text_named_as_an_extension_is_a_fault(forge: Forge) -> None:

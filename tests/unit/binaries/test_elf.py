@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -96,6 +97,13 @@ def test_what_may_stay_undefined_or_is_judged_otherwise_can_be_left_out(forge: F
             Reference("plain", weak=False),
         )
         assert {it.name for it in references_of(tables, but_to={"libv.so.1"})} == {"plain", "maybe"}
+        assert {it.name for it in references_of(tables, but=re.compile("pl|ma").match)} == {"one"}
+
+
+def test_a_long_name_far_inside_is_read_whole(forge: Forge) -> None:
+    """Most are short, and only so much is read at first: a name of 400 bytes must not be taken for one without end."""
+    path = forge.so("x.so", soname="lib" + "x" * 400 + ".so", defines=[f"name_of_some_length_{number}" for number in range(1000)])
+    assert read_elf_path(path).soname == "lib" + "x" * 400 + ".so"
 
 
 def _dynsym(data: bytearray) -> list[int]:

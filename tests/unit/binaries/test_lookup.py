@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,25 @@ def test_versions_and_files_without_them(forge: Forge, tmp_path: Path) -> None:
         assert provider.without({"one", "base", "two"}) == {"two"}
     for provider in (provider_of_path(bare), TableProvider(read_symbols_path(bare))):
         assert provider.satisfies(asked("V_2")), "a library without versions satisfies any"
+
+
+@pytest.mark.parametrize("asked_for", [2, 200])
+def test_a_library_of_few_names_answers_many_as_it_does_one(forge: Forge, tmp_path: Path, asked_for: int) -> None:
+    """Asked for more names than it has, it is listed: what is listed must be what would be found."""
+    script = tmp_path / "v.map"
+    script.write_text("V1 { global: first; }; V2 { global: second; third; };")
+    forge.file(
+        "code.s", ".text\none:.byte 0\ntwo:.byte 0\nthird:.byte 0\n.symver one,first@V1\n.symver two,second@V2\n.globl one,two,third\n"
+    )
+    path = forge.root / "libfew.so.1"
+    flags = ["-shared", "-nostdlib", f"-Wl,--version-script={script},--hash-style=gnu"]
+    subprocess.run(["gcc", *flags, "-o", path, forge.root / "code.s"], check=True)
+    provider, whole = provider_of_path(path), TableProvider(read_symbols_path(path))
+    assert isinstance(provider, HashProvider)
+    others = {f"other_{number}" for number in range(asked_for)}
+    for names in ({"first"} | others, {"second"} | others, {"first", "second", "third"} | others):
+        assert provider.without(names) == whole.without(names)
+    assert provider.without({"first", "second", "third"} | others) == {"second"} | others
 
 
 def test_what_is_only_referred_to_or_hidden_is_not_found(forge: Forge) -> None:
