@@ -43,7 +43,8 @@ MAX_STRINGS = 64 << 20
 _MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
 _MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
-_MAX_PATH = 1 << 12
+_MAX_PATH = 1 << 12  # of RPATH or RUNPATH; the longest has 179 characters
+_MAX_NEEDED = 1 << 10  # each is looked for in each folder of that path; the most are 22
 _FIRST_STRINGS = 1 << 14
 
 _DT_PLTRELSZ, _DT_HASH, DT_STRTAB, DT_SYMTAB, _DT_RELA, _DT_RELASZ, DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
@@ -113,6 +114,8 @@ def read_elf(source: ByteSource) -> ElfFile:
 
 def elf_of(tables: Tables) -> ElfFile:
     """Read the dynamic section and the symbol versions. Raises MalformedElfError."""
+    if len(tables.dynamic.needed) > _MAX_NEEDED:
+        raise MalformedElfError(f"it needs {len(tables.dynamic.needed)} libraries")
     with checked_bounds():
         return ElfFile(
             machine=tables.machine,
@@ -260,7 +263,10 @@ def open_tables(source: ByteSource) -> Tables:
 def _search_path(tables: Tables, tag: int) -> tuple[str, ...]:
     if tag not in tables.dynamic.values:
         return ()
-    return tuple(part for part in tables.string(tables.dynamic.values[tag]).split(":") if part)
+    text = tables.string(tables.dynamic.values[tag])
+    if len(text) > _MAX_PATH:
+        raise MalformedElfError(f"a search path of {len(text)} characters")
+    return tuple(part for part in text.split(":") if part)
 
 
 def raw_symbols(tables: Tables) -> bytes:

@@ -122,8 +122,8 @@ class Catalog:
             return False
         return True
 
-    def has(self, folder: str, name: str) -> bool:
-        """Tell whether a folder has a file of that name; one listing answers for all names."""
+    def listing(self, folder: str) -> frozenset[str]:
+        """Return the names in a folder, none if there is no such folder; one listing answers for all names."""
         names = self._folders.get(folder)
         if names is None:
             try:
@@ -131,7 +131,7 @@ class Catalog:
             except OSError:
                 names = frozenset()
             self._folders[folder] = names
-        return name in names
+        return names
 
 
 class Dependency(NamedTuple):
@@ -208,8 +208,8 @@ class Loader:
             path, inherited = queue.popleft()
             elf = self._catalog.elf(path)
             # A file with RUNPATH asks no RPATH, not even its own; but what it loads asks that of those who loaded it.
-            chain = inherited if elf.runpath else (*_expand(elf.rpath, path), *inherited)
-            folders = (*self._system.variable, *_expand(elf.runpath, path)) if elf.runpath else (*chain, *self._system.variable)
+            chain = inherited if elf.runpath else (*self._present(elf.rpath, path), *inherited)
+            folders = (*self._system.variable, *self._present(elf.runpath, path)) if elf.runpath else (*chain, *self._system.variable)
             for soname in elf.needed:
                 found, reason = self._found(soname, path, loaded, folders)
                 dependencies.append(Dependency(soname=soname, needed_by=path, found=found, reason=reason))
@@ -219,6 +219,10 @@ class Loader:
                 self._note(loaded, found)
                 queue.append((found, chain))
         return Closure(members=tuple(members), dependencies=tuple(dependencies))
+
+    def _present(self, paths: tuple[str, ...], origin: str) -> tuple[str, ...]:
+        """Return the folders of a search path that are there: one may name thousands that are not, and for each needed name again."""
+        return tuple(filter(self._catalog.listing, _expand(paths, origin)))
 
     def unresolved(self, closure: Closure) -> tuple[Unresolved, ...]:
         """Return the strong references that nobody defines, of the root and of what is newly loaded for it."""
@@ -318,7 +322,7 @@ class Loader:
 
     def _file(self, soname: str, folders: Iterable[str]) -> str | None:
         """Return the first file of that name which the loader would take. Raises MalformedElfError if it would give up before."""
-        paths = (f"{folder}/{soname}" for folder in folders if self._catalog.has(folder, soname))
+        paths = (f"{folder}/{soname}" for folder in folders if soname in self._catalog.listing(folder))
         return next((path for path in paths if self._fits(path)), None)
 
     def _fits(self, path: str) -> bool:

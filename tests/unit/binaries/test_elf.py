@@ -13,6 +13,7 @@ from elf_forge import Forge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from envbuilder.binaries import elf
 from envbuilder.binaries.elf import (
     ElfFile,
     Reference,
@@ -175,6 +176,19 @@ def test_a_million_sections_are_refused_before_they_are_read(forge: Forge) -> No
     source = MemorySource(bytes(data))
     with pytest.raises(MalformedElfError, match="1000000 sections"):
         read_sections(source, read_header(source))
+
+
+def test_what_is_looked_for_in_too_many_places_is_refused(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """65,000 needed names and a RUNPATH of 32,000 folders in a file of a megabyte: two thousand million look-ups, hours of them."""
+    with pytest.raises(MalformedElfError, match="a search path of 5012 characters"):
+        read_elf_path(
+            forge.so("long.so", flags=["-Wl,--enable-new-dtags,-rpath," + ":".join(f"/{number}/xy" for number in range(1000, 1557))])
+        )
+    monkeypatch.setattr(elf, "_MAX_NEEDED", 2)
+    needs = [str(forge.so(f"lib{number}.so", soname=f"lib{number}.so").relative_to(forge.root)) for number in range(3)]
+    assert len(read_elf_path(forge.so("two.so", needs=needs[:2])).needed) == 2
+    with pytest.raises(MalformedElfError, match="it needs 3 libraries"):
+        read_elf_path(forge.so("three.so", needs=needs))
 
 
 def test_overlapping_names_do_not_fill_memory(forge: Forge) -> None:
