@@ -27,6 +27,7 @@ _TEXTS = {
     Kind.CUDA_MAJOR: "built for another CUDA major than {torch} brings{cuda}: {names}",
     Kind.OLD_CXX11_ABI: "built with the C++ ABI from before GCC 5 (_GLIBCXX_USE_CXX11_ABI=0), which {torch} is not: {names}",
     Kind.TORCH_VERSION: "built for another torch than {torch}, which does not define {names}",
+    Kind.NOT_LINKED: "{torch} or the C++ runtime defines it, but the extension does not name the library among those it needs: {names}",
     Kind.INCOMPLETE_BUILD: "an incomplete build: it refers to functions that its own sources should define: {names}",
     Kind.SYSTEM_TOO_OLD: "needs newer system libraries: {names}",
     Kind.CUDA_LIBRARY: "CUDA libraries or functions that are not in the environment: {names}",

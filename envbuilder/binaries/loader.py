@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _MAX_HELD = 192 << 20  # bytes of symbol tables kept of all files together; a whole vLLM environment has 60 million
 SYSTEM, DRIVER, ASSUMED = "system", "driver", "with torch's dependencies"
-_LIBSTDCXX, _LIBGCC = "libstdc++.so.6", "libgcc_s.so.1"
+LIBSTDCXX, _LIBGCC = "libstdc++.so.6", "libgcc_s.so.1"
 _PASSED_OVER = frozenset({errno.ENOENT, errno.EACCES})  # a link into nothing, a file that may not be read
 # Loaded with the interpreter, before anything else: a copy under the same soname (torchvision ships one) never wins.
 _ALWAYS_LOADED = frozenset({"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2", "libdl.so.2", "libpthread.so.0"})
@@ -287,7 +287,7 @@ class Loader:
         """Yield what must have a definition in a file here, and does not come from outside: system, driver, torch's CUDA."""
         loaded, driver, assumed = closure.from_system | self._process.from_system, DRIVER in closure.places, ASSUMED in closure.places
         if None in closure.places:
-            loaded |= {_LIBSTDCXX}  # whatever is missing may bring it
+            loaded |= {LIBSTDCXX}  # whatever is missing may bring it
         for reference in references:
             name = reference.name
             if reference.version is None and (_from_runtime(name, loaded) or named_by_system(name, loaded)):
@@ -346,7 +346,7 @@ class Loader:
 
 def _from_runtime(name: str, loaded: Collection[str]) -> bool:
     """Tell whether the C++ runtime brings a name, and is loaded. Who loads libstdc++ loads libgcc with it."""
-    return owned_by_runtime(name) and (_LIBSTDCXX in loaded or (_LIBGCC in loaded and name.startswith("_Unwind_")))
+    return owned_by_runtime(name) and (LIBSTDCXX in loaded or (_LIBGCC in loaded and name.startswith("_Unwind_")))
 
 
 def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, machine: str, first: Iterable[str] = ()) -> Process:

@@ -115,6 +115,18 @@ def test_another_torch_release_is_told_by_its_symbols(forge: Forge) -> None:
     assert [(symbol.symbol, symbol.kind) for symbol in extension.missing] == [(LOGGER, Kind.TORCH_VERSION)]
 
 
+def test_a_library_of_torchs_that_was_not_linked_is_told_as_such(forge: Forge) -> None:
+    """It said "built for another torch than 2.11.0, which does not define" what 2.11.0 does define."""
+    make_torch(forge)
+    forge.so("ext/_C.abi3.so", uses=[LOGGER])
+    report = check_environment(forge.root)
+    assert [(it.symbol, it.kind) for it in one(report, "ext/_C.abi3.so").missing] == [(LOGGER, Kind.NOT_LINKED)]
+    assert one(report, "ext/_C.abi3.so").verdict is Verdict.UNDEFINED_SYMBOLS
+    assert report.causes[0].text.startswith("torch 2.11.0+cu130 or the C++ runtime defines it, but the extension does not name the library")
+    forge.so("ext/_C.abi3.so", uses=[OLD_LOGGER])
+    assert check_environment(forge.root).causes[0].kind is Kind.TORCH_VERSION
+
+
 def test_torchs_python_binding_is_torchs(forge: Forge) -> None:
     """Its functions lie in no namespace: each release that changes one was "an incomplete build" to whoever was compiled before."""
     make_torch(forge)

@@ -127,7 +127,8 @@ def test_the_runtimes_names_need_the_runtime(forge: Forge) -> None:
     runtime = forge.so("stub/libstdc++.so.6", soname="libstdc++.so.6", defines=[REAL_STD])
     assert runtime.is_file()
     for name in (REAL_STD, MISSING_STD):
-        assert judged(forge.so(f"{name}.so", uses=[name])).verdict is not Verdict.OK
+        extension = judged(forge.so(f"{name}.so", uses=[name]))
+        assert (extension.verdict, [it.kind for it in extension.missing]) == (Verdict.UNDEFINED_SYMBOLS, [Kind.NOT_LINKED])
     assert judged(forge.so("linked.so", uses=[REAL_STD], needs=["stub/libstdc++.so.6"])).verdict is Verdict.OK
     assert judged(forge.so("c.so", uses=["__cxa_atexit"])).verdict is Verdict.OK, "glibc's, whatever its name"
 
