@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, assert_never
 
+from envbuilder.binaries.environment import TORCH_LIBRARY
 from envbuilder.binaries.symbols import about_cuda, old_cxx11, owned_by_cuda, owned_by_torch
 from envbuilder.binaries.system import BASE_SONAMES, driver_symbol
 from envbuilder.binaries.verdicts import AbiReport, Cause, ExtensionReport, Kind, MissingSymbol, TorchInfo, Verdict
@@ -13,7 +14,6 @@ from envbuilder.binaries.verdicts import AbiReport, Cause, ExtensionReport, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_TORCH_LIBRARY = re.compile(r"lib(?:torch|c10)(?:_\w+)?\.so")
 _CUDA_LIBRARY = re.compile(
     r"(lib(?:cudart|cublas|cublasLt|cusparse|cusparseLt|cusolver|cusolverMg|cudnn\w*|cufft|cufftw|curand|nccl|nvrtc|nvrtc-builtins|nvJitLink|cufile|nvshmem_host|cupti|nvToolsExt|nvtx3interop|npp\w+))\.so\.(\d+)[\d.]*"
 )
@@ -38,7 +38,7 @@ _TEXTS = {
 
 def kind_of_library(soname: str, torch: TorchInfo | None = None, present: Iterable[str] = ()) -> Kind:
     """Return why a library that is needed and absent is absent. `present`: file names of the environment's libraries."""
-    if _TORCH_LIBRARY.fullmatch(soname):
+    if TORCH_LIBRARY.fullmatch(soname):
         return Kind.NO_TORCH if torch is None else Kind.CPU_ONLY_TORCH if torch.cuda is None and about_cuda(soname) else Kind.TORCH_VERSION
     match = _CUDA_LIBRARY.fullmatch(soname)
     if match is None:

@@ -139,11 +139,6 @@ def symbols_of(tables: Tables) -> SymbolTable:
         return SymbolTable(undefined=references_of(tables), defined=_defined(tables), versioned=bool(tables.definitions))
 
 
-def read_references(source: ByteSource) -> tuple[Reference, ...]:
-    """Read the undefined symbols alone. Raises MalformedElfError."""
-    return references_of(open_tables(source))
-
-
 def references_of(
     tables: Tables, *, weak: bool = True, but_to: Collection[str] = (), but: Callable[[str], object] | None = None
 ) -> tuple[Reference, ...]:
@@ -178,12 +173,6 @@ def read_elf_path(path: Path | str) -> ElfFile:
     """Read a file's header and dynamic section. Raises MalformedElfError, OSError."""
     with FileSource(path) as source:
         return read_elf(source)
-
-
-def read_references_path(path: Path | str) -> tuple[Reference, ...]:
-    """Read a file's undefined symbols. Raises MalformedElfError, OSError."""
-    with FileSource(path) as source:
-        return read_references(source)
 
 
 def read_symbols_path(path: Path | str) -> SymbolTable:

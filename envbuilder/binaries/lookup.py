@@ -25,21 +25,17 @@ from envbuilder.binaries.elf import (
     SymbolTable,
     answers_unversioned,
     numbers,
-    open_tables,
     raw_strings,
     raw_symbols,
     symbols_of,
     version_marks,
 )
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds
-from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
     from envbuilder.binaries.elf import Tables
-    from envbuilder.binaries.source import ByteSource
 
 
 class Provider(Protocol):
@@ -148,23 +144,12 @@ class HashProvider:
         return self._versions.get(mark & INDEX, version) == version
 
 
-def provider_of(source: ByteSource) -> Provider:
-    """Return what a file's symbols are looked up in. Raises MalformedElfError."""
-    return provider_in(open_tables(source))
-
-
 def provider_in(tables: Tables) -> Provider:
     """Return what a file's symbols are looked up in. Raises MalformedElfError."""
     if not tables.dynamic.values.keys() >= {DT_GNU_HASH, DT_SYMTAB, DT_STRTAB}:
         return TableProvider(symbols_of(tables))
     with checked_bounds():
         return HashProvider(tables)
-
-
-def provider_of_path(path: Path | str) -> Provider:
-    """Return what a file's symbols are looked up in. Raises MalformedElfError, OSError."""
-    with FileSource(path) as source:
-        return provider_of(source)
 
 
 def gnu_hash(name: str) -> int:
