@@ -13,8 +13,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from envbuilder.files import human_size
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -51,6 +49,8 @@ class Progress:
         now = time.monotonic()
         if now - self._printed_at >= _PLAIN_INTERVAL_S:
             self._printed_at = now
+            from envbuilder.files import human_size  # noqa: PLC0415 - and with it hashlib and tempfile, for who downloads only
+
             in_bytes = self._unit == "bytes"
             done, total = (human_size(self._done), human_size(self._total)) if in_bytes else (str(self._done), str(self._total))
             of_total = f" of {total}" if self._total else ""  # a file of unknown size may be among them

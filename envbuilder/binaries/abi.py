@@ -19,8 +19,8 @@ from envbuilder.binaries.causes import causes_of, could_own_symbols, kind_of_sym
 from envbuilder.binaries.environment import TORCH_LIBRARY, interpreter_of, locate_torch, python_tag, shared_objects
 from envbuilder.binaries.known import EVERYWHERE, ExpectedFault, accepted_by
 from envbuilder.binaries.layout import MalformedElfError
-from envbuilder.binaries.loader import SYSTEM, Catalog, Loader, Process, process_with
-from envbuilder.binaries.symbols import demangle
+from envbuilder.binaries.loader import LIBSTDCXX, SYSTEM, Catalog, Loader, Process, process_with
+from envbuilder.binaries.symbols import demangle, owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DEBIAN_12, this_system
 from envbuilder.binaries.verdicts import (
     AbiReport,
@@ -31,11 +31,11 @@ from envbuilder.binaries.verdicts import (
     Skipped,
     Verdict,
 )
-from envbuilder.binaries.wheel import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from envbuilder.binaries.elf import Reference
     from envbuilder.binaries.environment import TorchBuild
     from envbuilder.binaries.loader import Closure, Unresolved
     from envbuilder.binaries.system import System
@@ -83,6 +83,8 @@ def check_wheel(
     wheel: Path, *, torch: TorchBuild | None = None, catalog: Catalog | None = None, system: System | None = DEBIAN_12
 ) -> AbiReport:
     """Check all extensions of a wheel file. Raises WheelError."""
+    from envbuilder.binaries.wheel import unpacked  # noqa: PLC0415 - and with it zipfile, for who asks about a wheel only
+
     with unpacked(wheel) as root:
         return check_environment(root, torch=torch, catalog=catalog, python=ANY_PYTHON, system=system)
 
@@ -227,6 +229,7 @@ class _Checker:
             verdict=verdict_of(missing, library_missing=bool(closure.missing())),
             missing=missing,
             needed=self._needed(closure),
+            detail="; ".join(dict.fromkeys(self.shown(dependency.reason) for dependency in closure.missing() if dependency.reason)),
         )
 
     def _missing_symbols(self, unresolved: Sequence[Unresolved], closure: Closure) -> tuple[MissingSymbol, ...]:
@@ -239,11 +242,28 @@ class _Checker:
             MissingSymbol(
                 symbol=entry.reference.name if entry.reference.version is None else f"{entry.reference.name}@{entry.reference.version}",
                 demangled=demangled[entry.reference.name],
-                kind=kind_of_symbol(entry.reference.name, torch=info, own=alone and entry.needed_by == root),
+                kind=Kind.NOT_LINKED
+                if self._elsewhere(entry.reference, closure)
+                else kind_of_symbol(entry.reference.name, torch=info, own=alone and entry.needed_by == root),
                 via=self._via(entry.needed_by, root),
             )
             for entry in unresolved
         )
+
+    def _elsewhere(self, reference: Reference, closure: Closure) -> bool:
+        """Tell whether torch or the C++ runtime defines a name after all, in a library that is not among those needed."""
+        name = reference.name
+        if reference.version is not None:
+            return False
+        if owned_by_runtime(name):
+            return all(dependency.soname != LIBSTDCXX for dependency in closure.dependencies)
+        return (owned_by_torch(name) or name.startswith("_Z")) and any(self._defines(module, name) for module in self._torch_own)
+
+    def _defines(self, path: str, name: str) -> bool:
+        try:
+            return not self._catalog.provider(path).without({name})
+        except MalformedElfError:
+            return False
 
     def _refused_versions(self, loader: Loader, closure: Closure) -> Iterator[MissingSymbol]:
         for soname, version, needed_by in loader.refused_versions(closure):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from envbuilder.binaries.loader import Catalog
 from envbuilder.binaries.place import editables_of, place_of
 from envbuilder.binaries.symbols import owned_by_torch
 from envbuilder.binaries.verdicts import Skipped, merged
-from envbuilder.binaries.wheel import check_directory, unpacked
 from envbuilder.errors import ConfigurationError, UsageError
 from envbuilder.values import value
 
@@ -49,6 +47,8 @@ def torch_named(text: str | None, path: Path | None) -> Iterator[Torch]:
     if text is None or path is None:
         yield Torch()
     elif path.suffix == ".whl" and path.is_file():
+        from envbuilder.binaries.wheel import unpacked  # noqa: PLC0415 - and with it zipfile, for who names a wheel only
+
         with unpacked(path) as root:
             yield Torch(on_disk=torch_at(root, source=str(path)))
     elif path.exists():
@@ -144,6 +144,10 @@ def _recognised(path: Path) -> AtlasWheel | None:
     candidates = [wheel for wheel in _atlas().vllm if wheel.filename == path.name]
     if not candidates:
         return None
+    import zipfile  # noqa: PLC0415 - only for a wheel of vLLM
+
+    from envbuilder.binaries.wheel import check_directory  # noqa: PLC0415 - see above
+
     check_directory(path)
     try:
         with zipfile.ZipFile(path) as archive:

@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 
 from envbuilder.binaries.abi import ANY_PYTHON, check_catalog
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable
-from envbuilder.binaries.environment import TorchBuild, assumed_sonames
+from envbuilder.binaries.environment import TORCH_LIBRARIES, TorchBuild, assumed_sonames
 from envbuilder.binaries.loader import Catalog
 from envbuilder.binaries.verdicts import AbiReport, TorchInfo
 from envbuilder.errors import ConfigurationError, UnknownNameError
@@ -35,7 +35,6 @@ SCHEMA = "envbuilder/atlas/1"
 _FILE = "data/atlas.json"
 _NEAREST = 4
 _TORCH_ROOT, _WHEEL_ROOT = "/atlas/torch-wheel", "/atlas/wheel"
-_MODULES = ("libtorch_python.so", "libtorch.so", "libtorch_cuda.so", "libtorch_cpu.so", "libc10_cuda.so", "libc10.so")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +120,7 @@ class Atlas:
 
     def check(self, wheel: AtlasWheel, torch: AtlasWheel) -> AbiReport:
         """Judge a known wheel against a known torch, as if both were unpacked here."""
-        catalog = self._catalog(torch)
+        catalog = self.catalog_with(torch)
         for file in wheel.files:
             path = f"{_WHEEL_ROOT}/{file.path}"
             catalog.put(path, _elf(file, wheel.machine), self._table(file))
@@ -139,7 +138,7 @@ class Atlas:
         return TorchBuild(
             info=TorchInfo(version=torch.build or torch.version, cuda=torch.cuda, source=f"atlas: {torch.filename}"),
             lib=lib,
-            modules=tuple(present[name] for name in _MODULES if name in present),
+            modules=tuple(present[name] for name in TORCH_LIBRARIES if name in present),
             visible=(),
             preloaded=(),
             cuda_folders=(),
@@ -149,9 +148,6 @@ class Atlas:
 
     def catalog_with(self, torch: AtlasWheel) -> Catalog:
         """Return a catalog in which a torch's libraries can be looked up, for files that are really here."""
-        return self._catalog(torch)
-
-    def _catalog(self, torch: AtlasWheel) -> Catalog:
         catalog = Catalog()
         for file in torch.files:
             catalog.put(f"{_TORCH_ROOT}/{file.path}", _elf(file, torch.machine), SymbolTable(defined=self.names(file.symbols)))

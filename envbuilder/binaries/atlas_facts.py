@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.elf import ElfFile, read_elf, read_symbols
-from envbuilder.binaries.environment import python_tag
+from envbuilder.binaries.environment import SHARED_OBJECT, TORCH_LIBRARIES, python_tag
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds, read_header, read_segments
 from envbuilder.binaries.source import FileSource, NotKeptError, StreamedSource
 from envbuilder.binaries.symbols import owned_by_runtime
@@ -22,13 +22,10 @@ if TYPE_CHECKING:
     from envbuilder.binaries.elf import SymbolTable
     from envbuilder.binaries.source import ByteSource
 
-_SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
 _REQUIRES_TORCH = re.compile(r"^Requires-Dist:\s*torch\s*==\s*([0-9][^\s;,]*)", re.MULTILINE)
 _CHUNK = 1 << 20
 _ENDS = 40 << 20  # torch's names take 16 MB at the end of libtorch_cpu.so
 _MAX_METADATA = 4 << 20
-# What `import torch` loads; what they need of the wheel itself is followed from here.
-_TORCH_ROOTS = ("libtorch_python.so", "libtorch.so", "libtorch_cuda.so", "libtorch_cpu.so", "libc10_cuda.so", "libc10.so")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,7 @@ def read_torch_wheel(archive: zipfile.ZipFile, *, filename: str, sha256: str, ve
     by_name = {
         entry.filename.rpartition("/")[2]: entry for entry in archive.infolist() if entry.filename.startswith(("torch/lib/", "torch.libs/"))
     }
-    pending = [name for name in _TORCH_ROOTS if name in by_name]
+    pending = [name for name in TORCH_LIBRARIES if name in by_name]
     files: dict[str, FileFacts] = {}
     while pending:
         name = pending.pop(0)
@@ -99,7 +96,7 @@ def read_torch_wheel(archive: zipfile.ZipFile, *, filename: str, sha256: str, ve
 
 def read_extension_wheel(archive: zipfile.ZipFile, *, filename: str, sha256: str, project: str, version: str, machine: str) -> WheelFacts:
     """Read what the extensions of a wheel refer to. Raises MalformedElfError, zipfile.BadZipFile."""
-    files = tuple(_read(archive, entry, _needs) for entry in archive.infolist() if _SHARED_OBJECT.search(entry.filename))
+    files = tuple(_read(archive, entry, _needs) for entry in archive.infolist() if SHARED_OBJECT.search(entry.filename))
     return WheelFacts(
         filename=filename, sha256=sha256, project=project, version=version, machine=machine, torch=_pinned_torch(archive), files=files
     )

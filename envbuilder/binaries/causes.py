@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, assert_never
 
+from envbuilder.binaries.environment import TORCH_LIBRARY
 from envbuilder.binaries.symbols import about_cuda, old_cxx11, owned_by_cuda, owned_by_torch
 from envbuilder.binaries.system import BASE_SONAMES, driver_symbol
 from envbuilder.binaries.verdicts import AbiReport, Cause, ExtensionReport, Kind, MissingSymbol, TorchInfo, Verdict
@@ -13,7 +14,6 @@ from envbuilder.binaries.verdicts import AbiReport, Cause, ExtensionReport, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_TORCH_LIBRARY = re.compile(r"lib(?:torch|c10)(?:_\w+)?\.so")
 _CUDA_LIBRARY = re.compile(
     r"(lib(?:cudart|cublas|cublasLt|cusparse|cusparseLt|cusolver|cusolverMg|cudnn\w*|cufft|cufftw|curand|nccl|nvrtc|nvrtc-builtins|nvJitLink|cufile|nvshmem_host|cupti|nvToolsExt|nvtx3interop|npp\w+))\.so\.(\d+)[\d.]*"
 )
@@ -27,6 +27,7 @@ _TEXTS = {
     Kind.CUDA_MAJOR: "built for another CUDA major than {torch} brings{cuda}: {names}",
     Kind.OLD_CXX11_ABI: "built with the C++ ABI from before GCC 5 (_GLIBCXX_USE_CXX11_ABI=0), which {torch} is not: {names}",
     Kind.TORCH_VERSION: "built for another torch than {torch}, which does not define {names}",
+    Kind.NOT_LINKED: "{torch} or the C++ runtime defines it, but the extension does not name the library among those it needs: {names}",
     Kind.INCOMPLETE_BUILD: "an incomplete build: it refers to functions that its own sources should define: {names}",
     Kind.SYSTEM_TOO_OLD: "needs newer system libraries: {names}",
     Kind.CUDA_LIBRARY: "CUDA libraries or functions that are not in the environment: {names}",
@@ -37,7 +38,7 @@ _TEXTS = {
 
 def kind_of_library(soname: str, torch: TorchInfo | None = None, present: Iterable[str] = ()) -> Kind:
     """Return why a library that is needed and absent is absent. `present`: file names of the environment's libraries."""
-    if _TORCH_LIBRARY.fullmatch(soname):
+    if TORCH_LIBRARY.fullmatch(soname):
         return Kind.NO_TORCH if torch is None else Kind.CPU_ONLY_TORCH if torch.cuda is None and about_cuda(soname) else Kind.TORCH_VERSION
     match = _CUDA_LIBRARY.fullmatch(soname)
     if match is None:
@@ -96,11 +97,14 @@ def _reasons(extension: ExtensionReport, torch: TorchInfo | None, present: froze
         case Verdict.NOT_ELF:
             yield Kind.MALFORMED, extension.detail
         case Verdict.OK | Verdict.UNDEFINED_SYMBOLS | Verdict.MISSING_LIBRARY | Verdict.INCOMPLETE_BUILD:
+            if extension.detail:  # of libraries that are there, and cut or none: `PATH: why`
+                yield Kind.MALFORMED, extension.detail
             for library in extension.needed:
-                if library.found is None:
+                if library.found is None and f"{library.soname.rpartition('/')[2]}: " not in extension.detail:
                     yield kind_of_library(library.soname, torch, present), library.soname
             for symbol in extension.missing:
-                yield symbol.kind, symbol.demangled
+                if symbol.kind is not Kind.OTHER_LIBRARY or not extension.detail:  # whose else than that library's?
+                    yield symbol.kind, symbol.demangled
         case _:
             assert_never(extension.verdict)
 

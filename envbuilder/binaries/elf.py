@@ -12,14 +12,24 @@ from __future__ import annotations
 import functools
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
 
-from envbuilder.binaries.layout import Dynamic, MalformedElfError, checked_bounds, file_offset, read_dynamic, read_header, read_segments
+from envbuilder.binaries.layout import (
+    Dynamic,
+    MalformedElfError,
+    check_whole,
+    checked_bounds,
+    file_offset,
+    read_dynamic,
+    read_header,
+    read_segments,
+)
 from envbuilder.binaries.source import FileSource
+from envbuilder.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from envbuilder.binaries.layout import Segment
@@ -28,11 +38,13 @@ if TYPE_CHECKING:
 # Bounds, each several times what the largest files of a vLLM environment hold (torch: 90,000 symbols, 16 MB of names).
 MAX_SYMBOLS = 1_000_000
 _MAX_NAME = 1 << 16
+_SHORT_NAME = 1 << 8
 MAX_STRINGS = 64 << 20
 _MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
 _MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
-_MAX_PATH = 1 << 12
+_MAX_PATH = 1 << 12  # of RPATH or RUNPATH; the longest has 179 characters
+_MAX_NEEDED = 1 << 10  # each is looked for in each folder of that path; the most are 22
 _FIRST_STRINGS = 1 << 14
 
 _DT_PLTRELSZ, _DT_HASH, DT_STRTAB, DT_SYMTAB, _DT_RELA, _DT_RELASZ, DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
@@ -40,10 +52,12 @@ _DT_SONAME, _DT_RPATH, _DT_JMPREL, _DT_RUNPATH = 14, 15, 23, 29
 DT_GNU_HASH, DT_VERSYM, _DT_VERDEF, _DT_VERNEED = 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE
 SHN_ABS = 0xFFF1
 _STB_WEAK = 2
+_LOADED_KINDS = frozenset({2, 3})  # ET_EXEC, ET_DYN
 GLOBAL = 0xF0  # the binding, in st_info; 0 is STB_LOCAL
 STT_TLS = 6
 VISIBLE = frozenset({0, 3})  # STV_DEFAULT, STV_PROTECTED
-HIDDEN, INDEX = 0x8000, 0x7FFF
+_HIDDEN, INDEX = 0x8000, 0x7FFF
+_OLDEST = 2  # the index of the first version that a file defines; 0 and 1 stand for none
 _UNVERSIONED = (None, None)
 
 
@@ -56,6 +70,9 @@ class Reference(NamedTuple):
     library: str | None = None
 
 
+_reference = functools.partial(tuple.__new__, Reference)  # half the time of calling the class, of which thousands are made
+
+
 class VersionNeed(NamedTuple):
     """A version that a library must define, or the loader refuses the file (``version `X' not found``)."""
 
@@ -64,7 +81,7 @@ class VersionNeed(NamedTuple):
     weak: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class ElfFile:
     """What the loader needs to know before it looks at symbols. Paths in rpath and runpath still hold $ORIGIN."""
 
@@ -77,7 +94,7 @@ class ElfFile:
     provides: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class SymbolTable:
     """The dynamic symbols.
 
@@ -97,6 +114,8 @@ def read_elf(source: ByteSource) -> ElfFile:
 
 def elf_of(tables: Tables) -> ElfFile:
     """Read the dynamic section and the symbol versions. Raises MalformedElfError."""
+    if len(tables.dynamic.needed) > _MAX_NEEDED:
+        raise MalformedElfError(f"it needs {len(tables.dynamic.needed)} libraries")
     with checked_bounds():
         return ElfFile(
             machine=tables.machine,
@@ -120,15 +139,12 @@ def symbols_of(tables: Tables) -> SymbolTable:
         return SymbolTable(undefined=references_of(tables), defined=_defined(tables), versioned=bool(tables.definitions))
 
 
-def read_references(source: ByteSource) -> tuple[Reference, ...]:
-    """Read the undefined symbols alone. Raises MalformedElfError."""
-    return references_of(open_tables(source))
-
-
-def references_of(tables: Tables, *, weak: bool = True, but_to: Collection[str] = ()) -> tuple[Reference, ...]:
+def references_of(
+    tables: Tables, *, weak: bool = True, but_to: Collection[str] = (), but: Callable[[str], object] | None = None
+) -> tuple[Reference, ...]:
     """Read the undefined symbols alone: all that matters of an extension that nobody links. Raises MalformedElfError.
 
-    `weak`: those that may stay undefined too; `but_to`: sonames whose versioned symbols are left out.
+    `weak`: those that may stay undefined too; `but_to`: sonames whose versioned symbols are left out; `but`: names that are.
     """
     with checked_bounds():
         raw = raw_symbols(tables)
@@ -146,7 +162,11 @@ def references_of(tables: Tables, *, weak: bool = True, but_to: Collection[str] 
         ]
         found = {index: (need.version, need.library) for index, need in needs.items()}
         names = _names(tables, [place for place, _, _ in chosen])
-        return tuple(Reference(name, weak, *found.get(index, _UNVERSIONED)) for name, (_, weak, index) in zip(names, chosen, strict=True))
+        return tuple(
+            _reference((name, weak, *found.get(index, _UNVERSIONED)))
+            for name, (_, weak, index) in zip(names, chosen, strict=True)
+            if but is None or not but(name)
+        )
 
 
 def read_elf_path(path: Path | str) -> ElfFile:
@@ -155,19 +175,13 @@ def read_elf_path(path: Path | str) -> ElfFile:
         return read_elf(source)
 
 
-def read_references_path(path: Path | str) -> tuple[Reference, ...]:
-    """Read a file's undefined symbols. Raises MalformedElfError, OSError."""
-    with FileSource(path) as source:
-        return read_references(source)
-
-
 def read_symbols_path(path: Path | str) -> SymbolTable:
     """Read a file's dynamic symbols. Raises MalformedElfError, OSError."""
     with FileSource(path) as source:
         return read_symbols(source)
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Tables:
     """A file whose dynamic section is known, and access to what it points at."""
 
@@ -182,6 +196,8 @@ class Tables:
 
     def upto(self, offset: int, limit: int) -> bytes:
         """Return the bytes from `offset` on, at most `limit`."""
+        if offset > self.source.size:
+            raise MalformedElfError(f"a table at {offset}, behind the file's {self.source.size} bytes")
         return self.source.read(offset, min(limit, self.source.size - offset))
 
     def string(self, offset: int) -> str:
@@ -190,10 +206,11 @@ class Tables:
             end = self._first_strings.find(b"\0", offset)
             if end >= 0:
                 return self._first_strings[offset:end].decode("latin-1")
-        text, found, _ = self.upto(self.place(DT_STRTAB) + offset, _MAX_NAME).partition(b"\0")
-        if not found:
-            raise MalformedElfError("a string without end")
-        return text.decode("latin-1")
+        for limit in (_SHORT_NAME, _MAX_NAME):  # sonames and versions have some twenty bytes, and there are thousands
+            text, found, _ = self.upto(self.place(DT_STRTAB) + offset, limit).partition(b"\0")
+            if found:
+                return text.decode("latin-1")
+        raise MalformedElfError("a string without end")
 
     @functools.cached_property
     def needs(self) -> tuple[tuple[int, VersionNeed], ...]:
@@ -206,6 +223,11 @@ class Tables:
         return tuple(_version_definitions(self))
 
     @functools.cached_property
+    def symbol_count(self) -> int:
+        """The number of dynamic symbols."""
+        return _symbol_count(self)
+
+    @functools.cached_property
     def _first_strings(self) -> bytes:
         """The start of the string table: all of it in most files, and one read instead of thirty."""
         if DT_STRTAB not in self.dynamic.values:
@@ -214,10 +236,14 @@ class Tables:
 
 
 def open_tables(source: ByteSource) -> Tables:
+    """Read a file's outer structure. Raises MalformedElfError, also where the loader would not take it for what it is."""
     header = read_header(source)
     if not header.supported:
         return Tables(source=source, machine=header.machine)
+    if header.kind not in _LOADED_KINDS:
+        raise MalformedElfError(f"neither a shared object nor a program, but an ELF file of type {header.kind} (1: an object file, .o)")
     segments, place = read_segments(source, header)
+    check_whole(source, segments)
     if place is None:
         return Tables(source=source, machine=header.machine, segments=segments)
     return Tables(source=source, machine=header.machine, segments=segments, dynamic=read_dynamic(source, place))
@@ -226,14 +252,17 @@ def open_tables(source: ByteSource) -> Tables:
 def _search_path(tables: Tables, tag: int) -> tuple[str, ...]:
     if tag not in tables.dynamic.values:
         return ()
-    return tuple(part for part in tables.string(tables.dynamic.values[tag]).split(":") if part)
+    text = tables.string(tables.dynamic.values[tag])
+    if len(text) > _MAX_PATH:
+        raise MalformedElfError(f"a search path of {len(text)} characters")
+    return tuple(part for part in text.split(":") if part)
 
 
 def raw_symbols(tables: Tables) -> bytes:
     """Return the symbol table as it is in the file. Elf64_Sym: u32 name, u8 info, u8 other, u16 section, u64 value, u64 size."""
     if DT_SYMTAB not in tables.dynamic.values:
         return b""
-    count = symbol_count(tables)
+    count = tables.symbol_count
     if count > MAX_SYMBOLS:
         raise MalformedElfError(f"{count} symbols")
     return tables.source.read(tables.place(DT_SYMTAB), 24 * count)
@@ -261,6 +290,14 @@ def numbers(raw: bytes, code: str) -> Sequence[int]:
     return struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
 
 
+def answers_unversioned(mark: int) -> bool:
+    """Tell whether a symbol is taken for a reference without version: the default version is, and the oldest, hidden or not.
+
+    Who was linked before a library had versions means its first one (glibc, elf/dl-lookup.c, check_match).
+    """
+    return not mark & _HIDDEN or mark & INDEX <= _OLDEST
+
+
 def _defined(tables: Tables) -> frozenset[str]:
     """Choose what glibc's lookup would accept (elf/dl-lookup.c, do_lookup_x and check_match)."""
     raw = raw_symbols(tables)
@@ -274,7 +311,7 @@ def _defined(tables: Tables) -> frozenset[str]:
     if not versions:
         return frozenset(names)
     marks = [versions[number] for number, _ in chosen]
-    shown = [name for name, mark in zip(names, marks, strict=True) if not mark & HIDDEN]
+    shown = [name for name, mark in zip(names, marks, strict=True) if answers_unversioned(mark)]
     if not tables.definitions:
         return frozenset(shown)
     suffixes = {index: f"@{version}" for index, version in tables.definitions}
@@ -286,17 +323,13 @@ def _names(tables: Tables, places: Sequence[int]) -> list[str]:
     if not places:
         return []
     strings = raw_strings(tables)
-    names: list[str] = []
-    total = 0
-    for place in places:
-        end = strings.find(b"\0", place, place + _MAX_NAME)
-        if end < 0:
-            raise MalformedElfError("a symbol's name without end")
-        total += end - place
-        if total > MAX_STRINGS:  # names that overlap: a table of one long string, and a million places to start
-            raise MalformedElfError("symbol names overlap without bound")
-        names.append(strings[place:end].decode("latin-1"))
-    return names
+    find = strings.find
+    ends = [find(0, place, place + _MAX_NAME) for place in places]
+    if min(ends) < 0:
+        raise MalformedElfError("a symbol's name without end")
+    if sum(ends) - sum(places) > MAX_STRINGS:  # a table of one long string, and a million places to start
+        raise MalformedElfError("symbol names overlap without bound")
+    return [strings[place:end].decode("latin-1") for place, end in zip(places, ends, strict=True)]
 
 
 def _version_needs(tables: Tables) -> Iterator[tuple[int, VersionNeed]]:
@@ -335,7 +368,7 @@ def _chain(data: bytes, at: int, layout: str, *, next_field: int) -> Iterator[in
         at += step
 
 
-def symbol_count(tables: Tables) -> int:
+def _symbol_count(tables: Tables) -> int:
     """Return the number of dynamic symbols, which no field states: it follows from a hash table, or the relocations."""
     if _DT_HASH in tables.dynamic.values:
         chains: int = struct.unpack("<II", tables.source.read(tables.place(_DT_HASH), 8))[1]
@@ -355,8 +388,8 @@ def _count_by_gnu_hash(tables: Tables) -> int:
     if last < first:
         return 0
     chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), _MAX_CHAIN)
-    for number, (value,) in enumerate(struct.iter_unpack("<I", chain[: len(chain) // 4 * 4])):
-        if value & 1:
+    for number, (link,) in enumerate(struct.iter_unpack("<I", chain[: len(chain) // 4 * 4])):
+        if link & 1:
             return last + number + 1
     raise MalformedElfError("a hash chain without end")
 

@@ -18,7 +18,7 @@ from envbuilder.values import value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
+SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
 _TAGGED = re.compile(r"\.(?:cpython-(?P<cpython>\d+t?)[^.]*|(?P<stable>abi3t?)|(?P<other>pypy\d+|graalpy\w*)[^.]*)\.so$")
 _MAX_VERSION_FILE = 1 << 16
 # What torch/__init__.py loads by full path after its global dependencies (_preload_cuda_deps), in its order, as far as
@@ -28,6 +28,8 @@ _PRELOADED_TOO = ("nvJitLink", "cusparse", "cusparseLt", "cusolver", "nccl", "nv
 # Of these no torch library speaks, so a torch without its dependencies beside it does not name them.
 _UNNAMED = ("nvrtc", "nvJitLink", "cupti")
 TORCH_LIBRARY = re.compile(r"lib(torch|c10)(_\w+)?\.so$")
+# Those that `import torch` loads, the one first that needs the others.
+TORCH_LIBRARIES = ("libtorch_python.so", "libtorch.so", "libtorch_cuda.so", "libtorch_cpu.so", "libc10_cuda.so", "libc10.so")
 
 
 @value
@@ -51,7 +53,7 @@ class TorchBuild:
 def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the paths of all files named like shared objects, or ending in one of `also`; in no order.
 
-    Links to folders are not followed.
+    Links to folders are not followed; what lies with bytecode or metadata is none.
     """
     pending = [str(root)]
     while pending:
@@ -59,10 +61,10 @@ def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> Iterator[str]:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
                     name = entry.name
-                    wanted = (".so" in name and _SHARED_OBJECT.search(name) is not None) or (also and name.endswith(also))
+                    wanted = (".so" in name and SHARED_OBJECT.search(name) is not None) or (also and name.endswith(also))
                     if wanted and not entry.is_dir():
                         yield entry.path
-                    elif entry.is_dir(follow_symlinks=False):
+                    elif entry.is_dir(follow_symlinks=False) and name != "__pycache__" and not name.endswith(".dist-info"):
                         pending.append(entry.path)
         except OSError:
             continue  # a folder that vanished, or may not be read: what is in it cannot be imported either
@@ -126,8 +128,8 @@ def _build(lib: Path, *, bare: bool) -> TorchBuild:
     lib = lib.absolute()
     package = lib.parent
     info = _info(lib)
-    names = ("libtorch_python.so", "libtorch.so", "libtorch_cuda.so", "libtorch_cpu.so", "libc10_cuda.so", "libc10.so")
-    modules = [*sorted(str(path) for path in package.glob("_C.*.so"))[:1], *(str(lib / name) for name in names if (lib / name).is_file())]
+    libraries = (str(lib / name) for name in TORCH_LIBRARIES if (lib / name).is_file())
+    modules = [*sorted(str(path) for path in package.glob("_C.*.so"))[:1], *libraries]
     global_deps = lib / "libtorch_global_deps.so"
     cuda_folders = tuple(sorted(map(str, package.parent.glob("nvidia/*/lib"))))
     bare = bare and not cuda_folders

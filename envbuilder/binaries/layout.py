@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.source import OutOfRangeError
@@ -66,20 +65,19 @@ class Table(NamedTuple):
 _NO_TABLE = Table(0, 0, 0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ElfHeader:
-    """The fixed start. `supported` is false for 32-bit and big-endian files, of which only the machine is read."""
+class ElfHeader(NamedTuple):
+    """The fixed start; `kind` is e_type. `supported` is false for 32-bit and big-endian files, of which only the machine is read."""
 
     machine: str
     supported: bool
+    kind: int = 0
     flags: int = 0
     segments: Table = _NO_TABLE
     sections: Table = _NO_TABLE
     section_names: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dynamic:
+class Dynamic(NamedTuple):
     """The dynamic section: the offsets of the needed libraries' names, and for each other tag its last value."""
 
     needed: tuple[int, ...]
@@ -102,7 +100,7 @@ def read_header(source: ByteSource) -> ElfHeader:
         if start[:4] != b"\x7fELF":
             raise MalformedElfError("no ELF magic", is_elf=False)
         little, wide = start[5:6] == b"\x01", start[4:5] == b"\x02"
-        (machine,) = struct.unpack_from("<H" if little else ">H", start, 18)
+        kind, machine = struct.unpack_from("<HH" if little else ">HH", start, 16)
         name = _MACHINES.get(machine, f"machine-{machine}")
         if not (little and wide):
             return ElfHeader(machine=name + (" (big-endian)" if wide else " (32-bit)"), supported=False)
@@ -110,6 +108,7 @@ def read_header(source: ByteSource) -> ElfHeader:
         return ElfHeader(
             machine=name,
             supported=True,
+            kind=kind,
             flags=flags,
             segments=Table(phoff, phentsize, phnum),
             sections=Table(shoff, shentsize, shnum),
@@ -133,6 +132,13 @@ def read_segments(source: ByteSource, header: ElfHeader) -> tuple[tuple[Segment,
             elif kind == _PT_DYNAMIC:
                 dynamic = Segment(offset, address, size)
     return tuple(loaded), dynamic
+
+
+def check_whole(source: ByteSource, segments: tuple[Segment, ...]) -> None:
+    """Refuse a file that ends before its segments do: the loader maps it all the same, and it dies of SIGBUS. Raises MalformedElfError."""
+    end = max((segment.offset + segment.size for segment in segments), default=0)
+    if end > source.size:
+        raise MalformedElfError(f"cut short: {source.size} bytes are here, and its segments need {end}")
 
 
 def read_dynamic(source: ByteSource, place: Segment) -> Dynamic:

@@ -9,18 +9,19 @@ libcudart, which its own RUNPATH does not reach: torch is imported first.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 from collections import Counter, deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import field
+from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, elf_of, open_tables, references_of
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.lookup import Provider, TableProvider, provider_in
 from envbuilder.binaries.source import FileSource
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
-from envbuilder.binaries.system import DRIVER_SONAMES, driver_symbol, named_by_system, python_symbol
+from envbuilder.binaries.system import DRIVER_SONAMES, PYTHON_SYMBOL, driver_symbol, named_by_system
 from envbuilder.values import value
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _MAX_HELD = 192 << 20  # bytes of symbol tables kept of all files together; a whole vLLM environment has 60 million
 SYSTEM, DRIVER, ASSUMED = "system", "driver", "with torch's dependencies"
+LIBSTDCXX, _LIBGCC = "libstdc++.so.6", "libgcc_s.so.1"
+_PASSED_OVER = frozenset({errno.ENOENT, errno.EACCES})  # a link into nothing, a file that may not be read
 # Loaded with the interpreter, before anything else: a copy under the same soname (torchvision ships one) never wins.
 _ALWAYS_LOADED = frozenset({"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2", "libdl.so.2", "libpthread.so.0"})
 
@@ -79,13 +82,16 @@ class Catalog:
         return self._providers[path]
 
     def references(self, path: str, *, but_to: frozenset[str]) -> tuple[Reference, ...]:
-        """Return what a file cannot do without, but for versioned symbols of some sonames. Raises MalformedElfError."""
+        """Return what a file cannot do without, but for Python's names and versioned symbols of some sonames.
+
+        Raises MalformedElfError.
+        """
         if path in self._given:
-            return tuple(it for it in self._given[path] if not it.weak and it.library not in but_to)
+            return tuple(it for it in self._given[path] if not it.weak and it.library not in but_to and not PYTHON_SYMBOL.match(it.name))
         if (path, but_to) not in self._references:
             with self._opened(path) as tables:
-                references = references_of(tables, weak=False, but_to=but_to)
-            self._hold(path, sum(len(reference.name) for reference in references))
+                references = references_of(tables, weak=False, but_to=but_to, but=PYTHON_SYMBOL.match)
+            self._hold(path, sum(len(name) for name, *_ in references))
             self._references[path, but_to] = references
         return self._references[path, but_to]
 
@@ -116,8 +122,8 @@ class Catalog:
             return False
         return True
 
-    def has(self, folder: str, name: str) -> bool:
-        """Tell whether a folder has a file of that name; one listing answers for all names."""
+    def listing(self, folder: str) -> frozenset[str]:
+        """Return the names in a folder, none if there is no such folder; one listing answers for all names."""
         names = self._folders.get(folder)
         if names is None:
             try:
@@ -125,19 +131,22 @@ class Catalog:
             except OSError:
                 names = frozenset()
             self._folders[folder] = names
-        return name in names
+        return names
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dependency:
-    """A needed soname, who needs it, and where it was found: a path, SYSTEM, DRIVER, ASSUMED, or None."""
+class Dependency(NamedTuple):
+    """A needed soname, who needs it, and where it was found: a path, SYSTEM, DRIVER, ASSUMED, or None.
+
+    `reason`: which file made the loader give up, and why (`PATH: why`); empty where there is none of that name.
+    """
 
     soname: str
     needed_by: str
     found: str | None
+    reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Closure:
     """A file and all libraries that are loaded because of it, in the loader's order (breadth first)."""
 
@@ -156,8 +165,7 @@ class Closure:
         return frozenset(dependency.soname for dependency in self.dependencies if dependency.found == SYSTEM)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unresolved:
+class Unresolved(NamedTuple):
     """A symbol that nobody in scope defines; `needed_by` is the file that asks for it."""
 
     reference: Reference
@@ -168,11 +176,13 @@ class Unresolved:
 class Process:
     """What is loaded before an extension is: names that are taken as they are, and files whose symbols all can see.
 
-    `assumed`: sonames that are taken to be there although no file of that name is (a torch wheel's CUDA libraries).
+    `from_system`: base libraries that all can see. `assumed`: sonames that are taken to be there although no file of
+    that name is (a torch wheel's CUDA libraries).
     """
 
     loaded: Mapping[str, str] = field(default_factory=dict)
     visible: tuple[str, ...] = ()
+    from_system: frozenset[str] = frozenset()
     assumed: frozenset[str] = frozenset()
 
 
@@ -197,17 +207,22 @@ class Loader:
         while queue:
             path, inherited = queue.popleft()
             elf = self._catalog.elf(path)
-            rpath = () if elf.runpath else (*_expand(elf.rpath, path), *inherited)
-            folders = _expand(elf.runpath, path) if elf.runpath else rpath
+            # A file with RUNPATH asks no RPATH, not even its own; but what it loads asks that of those who loaded it.
+            chain = inherited if elf.runpath else (*self._present(elf.rpath, path), *inherited)
+            folders = (*self._system.variable, *self._present(elf.runpath, path)) if elf.runpath else (*chain, *self._system.variable)
             for soname in elf.needed:
-                found = self._locate(soname, loaded, folders)
-                dependencies.append(Dependency(soname=soname, needed_by=path, found=found))
+                found, reason = self._found(soname, path, loaded, folders)
+                dependencies.append(Dependency(soname=soname, needed_by=path, found=found, reason=reason))
                 if found is None or found in {SYSTEM, DRIVER, ASSUMED} or found in members:
                     continue
                 members.append(found)
                 self._note(loaded, found)
-                queue.append((found, rpath))
+                queue.append((found, chain))
         return Closure(members=tuple(members), dependencies=tuple(dependencies))
+
+    def _present(self, paths: tuple[str, ...], origin: str) -> tuple[str, ...]:
+        """Return the folders of a search path that are there: one may name thousands that are not, and for each needed name again."""
+        return tuple(filter(self._catalog.listing, _expand(paths, origin)))
 
     def unresolved(self, closure: Closure) -> tuple[Unresolved, ...]:
         """Return the strong references that nobody defines, of the root and of what is newly loaded for it."""
@@ -242,7 +257,7 @@ class Loader:
                 return not provides or version in provides  # without any version the loader only warns
 
     def _missing(self, path: str, scope: Collection[str], closure: Closure) -> list[Reference]:
-        references = list(_not_brought(self._catalog.references(path, but_to=self._judged_by_version(closure)), closure))
+        references = list(self._not_brought(self._catalog.references(path, but_to=self._judged_by_version(closure)), closure))
         rest = {it.name for it in references if it.version is None}
         # A version was found in a certain library when the file was linked: that one is asked first.
         at = {dependency.soname: dependency.found for dependency in closure.dependencies if dependency.found in scope}
@@ -268,6 +283,30 @@ class Loader:
         elsewhere = {dependency.soname for dependency in closure.dependencies if dependency.found != SYSTEM}
         return self._system.sonames - elsewhere
 
+    def _not_brought(self, references: Iterable[Reference], closure: Closure) -> Iterator[Reference]:
+        """Yield what must have a definition in a file here, and does not come from outside: system, driver, torch's CUDA."""
+        loaded, driver, assumed = closure.from_system | self._process.from_system, DRIVER in closure.places, ASSUMED in closure.places
+        if None in closure.places:
+            loaded |= {LIBSTDCXX}  # whatever is missing may bring it
+        for reference in references:
+            name = reference.name
+            if reference.version is None and (_from_runtime(name, loaded) or named_by_system(name, loaded)):
+                continue
+            if (driver and driver_symbol(name)) or (assumed and not name.startswith("_Z") and not owned_by_torch(name)):
+                continue
+            yield reference
+
+    def _found(self, soname: str, needed_by: str, loaded: Mapping[str, str], folders: Iterable[str]) -> tuple[str | None, str]:
+        """Return where a needed name is found, and if it is not because of a file that cannot be loaded, which and why."""
+        try:
+            if "/" not in soname:
+                return self._locate(soname, loaded, folders), ""
+            # A library that was linked without a soname: its path is taken as it is, and nothing is searched.
+            folder, _, name = os.path.abspath(_expand((soname,), needed_by)[0]).rpartition("/")  # noqa: PTH100 - as the loader: no Path
+            return loaded.get(soname) or self._file(name, (folder,)), ""
+        except MalformedElfError as error:
+            return None, str(error)
+
     def _locate(self, soname: str, loaded: Mapping[str, str], folders: Iterable[str]) -> str | None:
         if soname in _ALWAYS_LOADED and soname in self._system.sonames:
             return SYSTEM
@@ -282,16 +321,21 @@ class Loader:
         return self._file(soname, self._system.folders) or (ASSUMED if soname in self._process.assumed else None)
 
     def _file(self, soname: str, folders: Iterable[str]) -> str | None:
-        """Return the first file of that name which the loader would take."""
-        paths = (f"{folder}/{soname}" for folder in folders if self._catalog.has(folder, soname))
+        """Return the first file of that name which the loader would take. Raises MalformedElfError if it would give up before."""
+        paths = (f"{folder}/{soname}" for folder in folders if soname in self._catalog.listing(folder))
         return next((path for path in paths if self._fits(path)), None)
 
     def _fits(self, path: str) -> bool:
-        """Tell whether the loader would take a file; one of another machine it passes over in silence."""
+        """Tell whether the loader would take a file; one of another machine it passes over in silence.
+
+        At one that is cut, or none, it gives up, wherever else the name may be found: that raises MalformedElfError.
+        """
         try:
             return self._catalog.elf(path).machine == self._machine
-        except MalformedElfError:
-            return False
+        except MalformedElfError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _PASSED_OVER:
+                return False
+            raise MalformedElfError(f"{path}: {error}", is_elf=error.is_elf) from error
 
     def _note(self, loaded: dict[str, str], path: str) -> None:
         """From now on both the file's name and its soname stand for it."""
@@ -300,18 +344,9 @@ class Loader:
             loaded.setdefault(soname, path)
 
 
-def _not_brought(references: Iterable[Reference], closure: Closure) -> Iterator[Reference]:
-    """Yield what must have a definition in a file here, and does not come from outside: interpreter, system, driver, torch's CUDA."""
-    loaded, driver, assumed = closure.from_system, DRIVER in closure.places, ASSUMED in closure.places
-    for reference in references:
-        name = reference.name
-        if python_symbol(name):
-            continue
-        if reference.version is None and (named_by_system(name, loaded) or owned_by_runtime(name)):
-            continue
-        if (driver and driver_symbol(name)) or (assumed and not name.startswith("_Z") and not owned_by_torch(name)):
-            continue
-        yield reference
+def _from_runtime(name: str, loaded: Collection[str]) -> bool:
+    """Tell whether the C++ runtime brings a name, and is loaded. Who loads libstdc++ loads libgcc with it."""
+    return owned_by_runtime(name) and (LIBSTDCXX in loaded or (_LIBGCC in loaded and name.startswith("_Unwind_")))
 
 
 def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, machine: str, first: Iterable[str] = ()) -> Process:
@@ -329,17 +364,18 @@ def process_with(torch: TorchBuild | None, catalog: Catalog, system: System, *, 
         loaded.setdefault(path.rpartition("/")[2], path)
         if soname := catalog.elf(path).soname:
             loaded.setdefault(soname, path)
-    missing = {dependency.soname for closure in closures.values() for dependency in closure.missing()}
+    missing = {dependency.soname for closure in closures.values() for dependency in closure.missing() if not dependency.reason}
+    visible = [closures[root] for root in (torch.visible if torch else ()) if root in closures]
     return Process(
         loaded=loaded,
-        visible=tuple(
-            dict.fromkeys(path for root in (torch.visible if torch else ()) if root in closures for path in closures[root].members)
-        ),
+        visible=tuple(dict.fromkeys(path for closure in visible for path in closure.members)),
+        from_system=frozenset(soname for closure in visible for soname in closure.from_system),
         assumed=torch.assumed | missing if torch and torch.bare else frozenset(),
     )
 
 
-def _expand(paths: Iterable[str], origin: str) -> tuple[str, ...]:
+@functools.lru_cache(1 << 10)  # torch's libraries are in the closure of each extension
+def _expand(paths: tuple[str, ...], origin: str) -> tuple[str, ...]:
     """Replace $ORIGIN by the folder of the file, and make the path one that compares."""
     folder = origin.rpartition("/")[0] or "/"
     return tuple(os.path.normpath(path.replace("${ORIGIN}", folder).replace("$ORIGIN", folder)) for path in paths)

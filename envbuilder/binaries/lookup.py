@@ -7,6 +7,7 @@ elf/dl-lookup.c; binutils, bfd/elflink.c).
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,6 @@ from envbuilder.binaries.elf import (
     DT_STRTAB,
     DT_SYMTAB,
     GLOBAL,
-    HIDDEN,
     INDEX,
     MAX_SYMBOLS,
     SHN_ABS,
@@ -23,22 +23,19 @@ from envbuilder.binaries.elf import (
     VISIBLE,
     Reference,
     SymbolTable,
+    answers_unversioned,
     numbers,
-    open_tables,
     raw_strings,
     raw_symbols,
     symbols_of,
     version_marks,
 )
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds
-from envbuilder.binaries.source import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
     from envbuilder.binaries.elf import Tables
-    from envbuilder.binaries.source import ByteSource
 
 
 class Provider(Protocol):
@@ -98,14 +95,22 @@ class HashProvider:
         return len(self._strings) + 2 * len(self._symbols)
 
     def without(self, names: Collection[str]) -> set[str]:
-        bloom, mask, shift = self._filter, len(self._filter) - 1, self._shift
-        rest: set[str] = set()
-        for name in names:
-            value = HASHES[name]
-            word = bloom[value >> 6 & mask]
-            if not word >> (value & 63) & word >> (value >> shift & 63) & 1 or not self._found(name, value, None):
-                rest.add(name)
-        return rest
+        if len(self._chains) < len(names):  # libtorch.so defines next to nothing, and is asked for hundreds
+            return set(names) - self._few
+        bloom, mask, shift, hashes, found = self._filter, len(self._filter) - 1, self._shift, HASHES, self._found
+        return {
+            name
+            for name in names
+            if not (word := bloom[(value := hashes[name]) >> 6 & mask]) >> (value & 63) & word >> (value >> shift & 63) & 1
+            or not found(name, value, None)
+        }
+
+    @functools.cached_property
+    def _few(self) -> frozenset[str]:
+        """All names that are found here, for references without version."""
+        places = struct.iter_unpack("<I20x", self._symbols[24 * self._first :])
+        names = (self._strings[place : self._strings.find(b"\0", place)].decode("latin-1") for (place,) in places)
+        return frozenset(name for number, name in enumerate(names, self._first) if self._is(number, name, None))
 
     def satisfies(self, reference: Reference) -> bool:
         return self._found(reference.name, HASHES[reference.name], reference.version if self._versions else None)
@@ -135,13 +140,8 @@ class HashProvider:
             return False
         mark = self._marks[number] if self._marks else 0
         if version is None:
-            return not mark & HIDDEN
+            return answers_unversioned(mark)
         return self._versions.get(mark & INDEX, version) == version
-
-
-def provider_of(source: ByteSource) -> Provider:
-    """Return what a file's symbols are looked up in. Raises MalformedElfError."""
-    return provider_in(open_tables(source))
 
 
 def provider_in(tables: Tables) -> Provider:
@@ -150,12 +150,6 @@ def provider_in(tables: Tables) -> Provider:
         return TableProvider(symbols_of(tables))
     with checked_bounds():
         return HashProvider(tables)
-
-
-def provider_of_path(path: Path | str) -> Provider:
-    """Return what a file's symbols are looked up in. Raises MalformedElfError, OSError."""
-    with FileSource(path) as source:
-        return provider_of(source)
 
 
 def gnu_hash(name: str) -> int:

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 _MAX_MANGLED = 8192  # longer names (CUTLASS kernels) tell a reader nothing, and the demangler recurses
 _SPECIAL = r"_Z(?:T[VTIS]|T[hv]n?\d+_(?:n?\d+_)?|Tc\w*?_|GV|GR|TW|TH)?"
-_TORCH_NAMESPACE = re.compile(_SPECIAL + r"N[rVKRO]*(?:2at|3c10|4c10d|5torch|6caffe2)(?=[0-9A-Za-z])")
-_TORCH_C_NAME = re.compile(r"aoti_torch_|torch_|THP|THC")
+# A `Z` before the name: what is local to a function, whose owner is the function's.
+_TORCH_NAMESPACE = re.compile(_SPECIAL + r"Z*N[rVKRO]*(?:2at|3c10|4c10d|5torch|6caffe2)(?=[0-9A-Za-z])")
+# Outside torch's namespaces: C functions, those of its Python binding (in C++, so mangled, but in no namespace), and
+# pybind11's casters for torch's types, which libtorch_python alone defines. The projects that libtorch_cpu has in it
+# (fbgemm, gloo, onnx) are not torch's: an extension may bring its own of each.
+_TORCH_OTHER_NAME = re.compile(
+    rf"aoti_torch_|torch_|(?:{_SPECIAL}(?:N[rVKRO]*)?\d+)?TH[PC]|_ZNK?8pybind116detail11type_casterIN(?:2at|3c10|5torch)(?=\d)"
+)
 _CUDA_C_NAME = re.compile(
     r"(?:__)?(?:cuda|cublas|cusparse|cusolver|cudnn|cufft|curand|nccl|nvrtc|nvJitLink|cufile|cuFile|nvshmem|cupti)(?:Lt)?[A-Z_]"
 )
@@ -35,7 +41,7 @@ def demangle(names: Iterable[str]) -> dict[str, str]:
 
 
 def owned_by_torch(name: str) -> bool:
-    return (_TORCH_NAMESPACE.match(name) or _TORCH_C_NAME.match(name)) is not None
+    return (_TORCH_NAMESPACE.match(name) or _TORCH_OTHER_NAME.match(name)) is not None
 
 
 def owned_by_cuda(name: str) -> bool:

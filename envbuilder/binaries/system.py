@@ -20,12 +20,12 @@ from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 # The driver's own libraries: absent from every environment, they come with the GPU.
 DRIVER_SONAMES = frozenset({"libcuda.so.1", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1", "libnvoptix.so.1"})
 _DRIVER_SYMBOL = re.compile(r"(?:cu|nvml|cuvid)[A-Z]")
-_PYTHON_SYMBOL = re.compile(r"_*Py[A-Z_]")
+PYTHON_SYMBOL = re.compile(r"_*Py[A-Z_]")
 _GOMP = re.compile(r"(?:GOMP|omp|GOACC|acc)_")
 _VERSION = re.compile(r"([A-Z]+)_(\d+(?:\.\d+)*)")
 
@@ -34,7 +34,6 @@ _LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
 _RUNTIMES = ("libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1", "libgomp.so.1.0.0", "libatomic.so.1", "libz.so.1")
 _MOST_INCLUDES = 4
 _DATA = Path(__file__).parent / "data"
-_MOST_NAMES = 1 << 16  # of which it is remembered whose they are: a hundred extensions ask for the same ones
 BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 
 
@@ -42,13 +41,15 @@ BASE_SONAMES = frozenset({*_GLIBC, *_LOADERS, *_RUNTIMES})
 class System:
     """A base system: its libraries by soname, and the highest version of each family of symbol versions.
 
-    `folders` are those of a real machine, where the loader finds what is installed beside the base libraries.
+    `folders` are those of a real machine, where the loader finds what is installed beside the base libraries, and
+    `variable` those of its LD_LIBRARY_PATH, which come before a file's RUNPATH (and after its RPATH).
     """
 
     name: str
     sonames: frozenset[str] = BASE_SONAMES
     ceilings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    variable: tuple[str, ...] = ()
 
     def defines(self, version: str) -> bool:
         """Tell whether a version such as GLIBC_2.34 exists here; a family without a ceiling is taken to."""
@@ -66,10 +67,9 @@ def driver_symbol(name: str) -> bool:
     return _DRIVER_SYMBOL.match(name) is not None
 
 
-@functools.lru_cache(_MOST_NAMES)
 def python_symbol(name: str) -> bool:
     """Tell whether the interpreter brings a symbol: it is in the global scope before any extension is loaded."""
-    return _PYTHON_SYMBOL.match(name) is not None
+    return PYTHON_SYMBOL.match(name) is not None
 
 
 def named_by_system(name: str, sonames: Collection[str]) -> bool:
@@ -121,11 +121,15 @@ def this_system(machine: str) -> System:
     except (MalformedElfError, OSError):
         return DEBIAN_12
     default = [Path(root) / part for root in ("/lib", "/usr/lib", "/usr/local/lib") for part in (f"{machine}-linux-gnu", "")]
-    variable = [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(":") if entry]
-    folders = dict.fromkeys(
-        str(folder) for folder in (*variable, *_configured_folders(Path("/etc/ld.so.conf")), *default) if folder.is_dir()
+    variable = [Path(entry).absolute() for entry in re.split("[:;]", os.environ.get("LD_LIBRARY_PATH", "")) if entry]
+    configured = (*_configured_folders(Path("/etc/ld.so.conf")), *default)
+    return dataclasses.replace(
+        read_system(Path("/"), machine=machine), name="this machine", folders=_present(configured), variable=_present(variable)
     )
-    return dataclasses.replace(read_system(Path("/"), machine=machine), name="this machine", folders=tuple(folders))
+
+
+def _present(folders: Iterable[Path]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(folder) for folder in folders if folder.is_dir()))
 
 
 def _configured_folders(path: Path, depth: int = 0) -> Iterator[Path]:

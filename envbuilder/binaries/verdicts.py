@@ -34,6 +34,7 @@ class Kind(StrEnum):
     CUDA_MAJOR = "cuda-major"
     OLD_CXX11_ABI = "old-cxx11-abi"
     TORCH_VERSION = "torch-version"
+    NOT_LINKED = "not-linked"
     INCOMPLETE_BUILD = "incomplete-build"
     SYSTEM_TOO_OLD = "system-too-old"
     CUDA_LIBRARY = "cuda-library"

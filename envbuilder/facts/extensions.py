@@ -70,7 +70,8 @@ def _own(cause: Cause, entry: ExtensionReport) -> bool:
     """Whether a cause is the first thing the loader meets: while a library is missing, it never comes to symbols."""
     if entry.verdict is not Verdict.MISSING_LIBRARY:
         return True
-    return cause.kind.value not in {"incomplete-build", "torch-version", "old-cxx11-abi"} or all(library.found for library in entry.needed)
+    of_symbols = {"incomplete-build", "not-linked", "torch-version", "old-cxx11-abi"}
+    return cause.kind.value not in of_symbols or all(library.found for library in entry.needed)
 
 
 def _gpu_code(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

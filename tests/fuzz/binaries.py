@@ -3,13 +3,17 @@
     python tests/fuzz/binaries.py [--cases 20000] [--seed 1] [PATH...]
 
 PATH: files, or folders to search for shared objects (an aarch64 environment, say); without one, this machine's own
-libraries. Each case changes, cuts or swaps a few bytes, mostly in headers and tables, and reads everything there is.
+libraries. Each case changes, cuts or swaps a few bytes, mostly in headers and tables, reads everything there is, and
+judges the file with its neighbours' help, which must give a report.
 The process may hold 512 MB; a case may take 5 s. Prints the count, the slowest case and the peak of memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import json
 import random
 import resource
 import signal
@@ -20,17 +24,21 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder.binaries.elf import Reference, read_elf, read_references, read_symbols
+from envbuilder.binaries.abi import check_catalog
+from envbuilder.binaries.elf import Reference, open_tables, read_elf, read_symbols
 from envbuilder.binaries.environment import shared_objects
 from envbuilder.binaries.fatbin import read_code_outside, read_gpu_code
 from envbuilder.binaries.layout import MalformedElfError, file_offset, read_dynamic, read_header, read_sections, read_segments
-from envbuilder.binaries.lookup import provider_of
+from envbuilder.binaries.loader import Catalog
+from envbuilder.binaries.lookup import provider_in
 from envbuilder.binaries.source import FileSource, OutOfRangeError
+from envbuilder.binaries.system import DEBIAN_12
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
+    from envbuilder.binaries.elf import Tables
     from envbuilder.binaries.source import ByteSource
 
 _MEMORY = 512 << 20
@@ -42,8 +50,8 @@ _TABLES = (4, 5, 6, 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE)  # hash, str
 class Mutant:
     """A file with other bytes at some places, or cut; the file itself is not copied."""
 
-    def __init__(self, base: ByteSource, edits: Sequence[tuple[int, bytes]], size: int) -> None:
-        self._base, self._edits, self.size = base, edits, size
+    def __init__(self, base: ByteSource, edits: Sequence[tuple[int, bytes]], size: int, path: str) -> None:
+        self._base, self._edits, self.size, self.path = base, edits, size, path
 
     def read(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -103,9 +111,9 @@ def _is_sound(path: str) -> bool:
 
 def _case(path: str, dice: random.Random) -> str:
     with FileSource(path) as base:
-        mutant = _mutate(base, dice)
+        mutant = _mutate(base, path, dice)
         answers = set()
-        for reader in (read_elf, read_references, read_symbols, look_up, read_gpu_code, read_code_outside):
+        for reader in (read_elf, read_symbols, look_up, read_gpu_code, read_code_outside, judge):
             signal.setitimer(signal.ITIMER_REAL, _SECONDS)
             try:
                 reader(mutant)
@@ -120,12 +128,39 @@ def _case(path: str, dice: random.Random) -> str:
 
 
 def look_up(source: ByteSource) -> set[str]:
-    provider = provider_of(source)
+    provider = provider_in(open_tables(source))
     provider.satisfies(Reference("malloc", weak=False, version="GLIBC_2.17", library=None))
     return provider.without({"malloc", "_ZN2at10TensorBase5resetEv", "cudaMalloc", "PyInit__C", ""})
 
 
-def _mutate(base: ByteSource, dice: random.Random) -> Mutant:
+class _MutantCatalog(Catalog):
+    """A catalog in which one file has other bytes than on the disk, and its neighbours their own."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        super().__init__()
+        self._mutant = mutant
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[Tables]:
+        if path == self._mutant.path:
+            yield open_tables(self._mutant)
+        else:
+            with super()._opened(path) as tables:
+                yield tables
+
+
+def judge(mutant: Mutant) -> None:
+    """Follow what it needs among its neighbours, and judge it as `envbuilder abi FILE` does: that gives a report, and raises nothing."""
+    folder = Path(mutant.path).parent
+    system = dataclasses.replace(DEBIAN_12, folders=(str(folder),))
+    try:
+        report = check_catalog(_MutantCatalog(mutant), folder, [mutant.path], torch=None, system=system, asked=True)
+    except MalformedElfError as error:
+        raise RuntimeError(f"{error} left the check") from error
+    json.dumps(report.as_json())
+
+
+def _mutate(base: ByteSource, path: str, dice: random.Random) -> Mutant:
     size = base.size
     edits: list[tuple[int, bytes]] = []
     places = _places(base)
@@ -136,7 +171,7 @@ def _mutate(base: ByteSource, dice: random.Random) -> Mutant:
     if dice.random() < 0.15:
         start, length = dice.choice(places)
         size = min(size, dice.choice((dice.randrange(size + 1), start + dice.randrange(length + 1))))
-    return Mutant(base, edits, size)
+    return Mutant(base, edits, size, path)
 
 
 def _bytes(dice: random.Random, size: int) -> bytes:

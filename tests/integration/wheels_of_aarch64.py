@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from uv import find_uv_bin
 
-from envbuilder.binaries.elf import read_references_path
+from envbuilder.binaries.elf import read_symbols_path
 from envbuilder.binaries.environment import shared_objects
 from envbuilder.binaries.stub import StubFunction, stub_library
 from envbuilder.binaries.system import driver_symbol
@@ -41,7 +41,7 @@ def rootfs(goal: Path) -> Path:
 
 def driver(folder: Path, roots: Iterable[Path]) -> Path:
     """Write a libcuda.so.1 whose functions fail: it lets the loader link, and nothing else."""
-    references = (reference.name for root in roots for path in shared_objects(root) for reference in read_references_path(path))
+    references = (reference.name for root in roots for path in shared_objects(root) for reference in read_symbols_path(path).undefined)
     functions = [StubFunction(name=name, value=100) for name in sorted(set(references)) if name.startswith("cu") and driver_symbol(name)]
     folder.mkdir()
     (folder / "libcuda.so.1").write_bytes(stub_library("libcuda.so.1", functions, machine="aarch64"))

@@ -73,7 +73,8 @@ def old_abi(s: Snapshot) -> Verdict:
 
 @check("EB-ABI-003", "abi-incomplete-build", Severity.BLOCKS, needs=_NEEDED)
 def incomplete(s: Snapshot) -> Verdict:
-    return _root_kind(s, "incomplete-build", expected="every function that it calls, compiled in")
+    kind = "incomplete-build" if _of_kind(s, "incomplete-build") else "not-linked"
+    return _root_kind(s, kind, expected="every function that it calls, compiled in or linked")
 
 
 @check("EB-ABI-004", "abi-c-so-absent", Severity.INFO, needs=_NEEDED)

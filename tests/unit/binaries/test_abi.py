@@ -12,7 +12,7 @@ import pytest
 from envbuilder.binaries import loader
 from envbuilder.binaries.abi import ExpectedFault, check_environment, check_files, check_wheel
 from envbuilder.binaries.abi_text import render, summary
-from envbuilder.binaries.environment import torch_at
+from envbuilder.binaries.environment import shared_objects, torch_at
 from envbuilder.binaries.known import MARKER
 from envbuilder.binaries.system import System
 from envbuilder.binaries.verdicts import AbiReport, ExtensionReport, Kind, Verdict, merged
@@ -113,6 +113,27 @@ def test_another_torch_release_is_told_by_its_symbols(forge: Forge) -> None:
     extension = one(report, "vllm/_C.abi3.so")
     assert extension.verdict is Verdict.UNDEFINED_SYMBOLS
     assert [(symbol.symbol, symbol.kind) for symbol in extension.missing] == [(LOGGER, Kind.TORCH_VERSION)]
+
+
+def test_a_library_of_torchs_that_was_not_linked_is_told_as_such(forge: Forge) -> None:
+    """It said "built for another torch than 2.11.0, which does not define" what 2.11.0 does define."""
+    make_torch(forge)
+    forge.so("ext/_C.abi3.so", uses=[LOGGER])
+    report = check_environment(forge.root)
+    assert [(it.symbol, it.kind) for it in one(report, "ext/_C.abi3.so").missing] == [(LOGGER, Kind.NOT_LINKED)]
+    assert one(report, "ext/_C.abi3.so").verdict is Verdict.UNDEFINED_SYMBOLS
+    assert report.causes[0].text.startswith("torch 2.11.0+cu130 or the C++ runtime defines it, but the extension does not name the library")
+    forge.so("ext/_C.abi3.so", uses=[OLD_LOGGER])
+    assert check_environment(forge.root).causes[0].kind is Kind.TORCH_VERSION
+
+
+def test_torchs_python_binding_is_torchs(forge: Forge) -> None:
+    """Its functions lie in no namespace: each release that changes one was "an incomplete build" to whoever was compiled before."""
+    make_torch(forge)
+    vllm(forge, uses=["_Z16THPVariable_WrapN2at6TensorE", "_ZN8pybind116detail11type_casterIN2at6TensorEvE4loadENS_6handleEb"])
+    report = check_environment(forge.root)
+    assert one(report, "vllm/_C.abi3.so").verdict is Verdict.UNDEFINED_SYMBOLS
+    assert [cause.kind for cause in report.causes] == [Kind.TORCH_VERSION]
 
 
 def test_the_old_string_abi_has_its_own_name(forge: Forge) -> None:
@@ -267,11 +288,31 @@ def test_extensions_are_enumerated_never_listed(forge: Forge) -> None:
     assert report.ok
 
 
+def test_folders_that_hold_no_modules_are_not_entered(forge: Forge) -> None:
+    """Four hundred of an environment's folders hold metadata or bytecode; a folder that only sounds so is entered."""
+    for folder in ("a", "a.libs", "dist-info", "a-1.dist-info", "a/__pycache__"):
+        forge.file(f"{folder}/x.so.1")
+    assert sorted(path.removeprefix(f"{forge.root}/") for path in shared_objects(forge.root)) == [
+        "a.libs/x.so.1",
+        "a/x.so.1",
+        "dist-info/x.so.1",
+    ]
+
+
 def test_a_text_named_as_an_extension_is_a_fault(forge: Forge) -> None:
     forge.file("x.abi3.so", "version https://git-lfs.github.com/spec/v1\n")
     report = check_environment(forge.root)
     assert one(report, "x.abi3.so").verdict is Verdict.NOT_ELF
     assert report.causes[0].kind is Kind.MALFORMED
+
+
+def test_a_cut_extension_is_told_as_cut(forge: Forge) -> None:
+    """What a full disk leaves of vLLM's 300 MB: its tables are whole, its code is not."""
+    data = forge.so("x.abi3.so", defines=["PyInit_x"], uses=["PyObject_Call"]).read_bytes()
+    (forge.root / "x.abi3.so").write_bytes(data[: data.index(b"\0.shstrtab") // 2])
+    extension = one(check_environment(forge.root), "x.abi3.so")
+    assert extension.verdict is Verdict.NOT_ELF
+    assert extension.detail.startswith("cut short: ")
 
 
 def test_a_library_that_lies_makes_its_users_fail_and_nothing_else(forge: Forge) -> None:

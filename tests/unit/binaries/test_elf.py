@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -12,10 +13,12 @@ from elf_forge import Forge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from envbuilder.binaries import elf
 from envbuilder.binaries.elf import (
     ElfFile,
     Reference,
     SymbolTable,
+    Tables,
     open_tables,
     read_elf,
     read_elf_path,
@@ -23,7 +26,7 @@ from envbuilder.binaries.elf import (
     read_symbols_path,
     references_of,
 )
-from envbuilder.binaries.layout import MalformedElfError, read_header, read_sections
+from envbuilder.binaries.layout import MalformedElfError, read_header, read_sections, read_segments
 from envbuilder.binaries.source import FileSource, MemorySource
 
 
@@ -95,6 +98,13 @@ def test_what_may_stay_undefined_or_is_judged_otherwise_can_be_left_out(forge: F
             Reference("plain", weak=False),
         )
         assert {it.name for it in references_of(tables, but_to={"libv.so.1"})} == {"plain", "maybe"}
+        assert {it.name for it in references_of(tables, but=re.compile("pl|ma").match)} == {"one"}
+
+
+def test_a_long_name_far_inside_is_read_whole(forge: Forge) -> None:
+    """Most are short, and only so much is read at first: a name of 400 bytes must not be taken for one without end."""
+    path = forge.so("x.so", soname="lib" + "x" * 400 + ".so", defines=[f"name_of_some_length_{number}" for number in range(1000)])
+    assert read_elf_path(path).soname == "lib" + "x" * 400 + ".so"
 
 
 def _dynsym(data: bytearray) -> list[int]:
@@ -168,6 +178,19 @@ def test_a_million_sections_are_refused_before_they_are_read(forge: Forge) -> No
         read_sections(source, read_header(source))
 
 
+def test_what_is_looked_for_in_too_many_places_is_refused(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """65,000 needed names and a RUNPATH of 32,000 folders in a file of a megabyte: two thousand million look-ups, hours of them."""
+    with pytest.raises(MalformedElfError, match="a search path of 5012 characters"):
+        read_elf_path(
+            forge.so("long.so", flags=["-Wl,--enable-new-dtags,-rpath," + ":".join(f"/{number}/xy" for number in range(1000, 1557))])
+        )
+    monkeypatch.setattr(elf, "_MAX_NEEDED", 2)
+    needs = [str(forge.so(f"lib{number}.so", soname=f"lib{number}.so").relative_to(forge.root)) for number in range(3)]
+    assert len(read_elf_path(forge.so("two.so", needs=needs[:2])).needed) == 2
+    with pytest.raises(MalformedElfError, match="it needs 3 libraries"):
+        read_elf_path(forge.so("three.so", needs=needs))
+
+
 def test_overlapping_names_do_not_fill_memory(forge: Forge) -> None:
     """4,000 symbols, each naming another place in one long string: 80 MB of names from a file of 100 kB, and so on upwards."""
     names = [f"s{i}" for i in range(4000)]
@@ -195,6 +218,23 @@ def test_every_cut_gives_a_verdict(forge: Forge) -> None:
         except MalformedElfError:
             pass
     assert 0 < complete < len(data) // 7
+
+
+def test_a_file_cut_behind_its_tables_is_cut_all_the_same(forge: Forge) -> None:
+    """All that is read of it lies at its start: it "would load", and the process dies of SIGBUS at its first access."""
+    data = forge.so("x.so", defines=["a"], uses=["b"]).read_bytes()
+    header = read_header(MemorySource(data))
+    end = max(segment.offset + segment.size for segment in read_segments(MemorySource(data), header)[0])
+    assert read_elf(MemorySource(data[:end])) == read_elf(MemorySource(data)), "what strip takes off is not missed"
+    for reader in (read_elf, read_symbols):
+        with pytest.raises(MalformedElfError, match=f"cut short: {end - 1} bytes are here, and its segments need {end}$"):
+            reader(MemorySource(data[: end - 1]))
+
+
+def test_a_table_behind_the_end_is_told_as_one() -> None:
+    """It was told as "-37300186 bytes at 56741986 of 19441800"."""
+    with pytest.raises(MalformedElfError, match="a table at 200, behind the file's 100 bytes"):
+        Tables(source=MemorySource(bytes(100)), machine="x86_64").upto(200, 10)
 
 
 @pytest.fixture(scope="module")

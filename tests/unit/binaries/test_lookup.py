@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envbuilder.binaries.elf import Reference, SymbolTable, read_symbols, read_symbols_path
+from envbuilder.binaries.elf import Reference, SymbolTable, open_tables, read_symbols, read_symbols_path
 from envbuilder.binaries.layout import MalformedElfError, read_header, read_sections
-from envbuilder.binaries.lookup import HashProvider, TableProvider, gnu_hash, provider_of, provider_of_path
-from envbuilder.binaries.source import MemorySource
+from envbuilder.binaries.lookup import HashProvider, Provider, TableProvider, gnu_hash, provider_in
+from envbuilder.binaries.source import FileSource, MemorySource
 
 if TYPE_CHECKING:
     from elf_forge import Forge
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 def asked(version: str | None, name: str = "one") -> Reference:
     return Reference(name, weak=False, version=version, library=None)
+
+
+def provider_at(path: Path) -> Provider:
+    with FileSource(path) as source:
+        return provider_in(open_tables(source))
 
 
 def test_the_hash_is_the_known_one() -> None:
@@ -40,7 +46,7 @@ def test_the_hash_is_the_sum_that_implementations_add_up(name: str) -> None:
 def test_every_name_of_a_real_library_is_found_and_no_other() -> None:
     """Libc has versions, hidden versions, and thousands of names that nobody here chose."""
     path = next(Path("/lib").glob("*-linux-gnu/libc.so.6"), None) or Path("/lib64/libc.so.6")
-    table, provider = read_symbols_path(path), provider_of_path(path)
+    table, provider = read_symbols_path(path), provider_at(path)
     assert isinstance(provider, HashProvider)
     plain = {name for name in table.defined if "@" not in name}
     assert provider.without(plain | {"no_such_function", ""}) == {"no_such_function", ""}
@@ -56,29 +62,48 @@ def test_versions_and_files_without_them(forge: Forge, tmp_path: Path) -> None:
     script.write_text("V_1 { global: one; };")
     library = forge.so("libv.so.1", defines=["one", "base"], flags=[f"-Wl,--version-script={script}", "-Wl,--hash-style=gnu"])
     bare = forge.so("libb.so.1", defines=["one"], flags=["-Wl,--hash-style=gnu"])
-    for provider in (provider_of_path(library), TableProvider(read_symbols_path(library))):
+    for provider in (provider_at(library), TableProvider(read_symbols_path(library))):
         assert provider.satisfies(asked("V_1"))
         assert not provider.satisfies(asked("V_2"))
         assert provider.satisfies(asked("V_2", "base")), "a symbol without version beside versions"
         assert provider.without({"one", "base", "two"}) == {"two"}
-    for provider in (provider_of_path(bare), TableProvider(read_symbols_path(bare))):
+    for provider in (provider_at(bare), TableProvider(read_symbols_path(bare))):
         assert provider.satisfies(asked("V_2")), "a library without versions satisfies any"
+
+
+@pytest.mark.parametrize("asked_for", [2, 200])
+def test_a_library_of_few_names_answers_many_as_it_does_one(forge: Forge, tmp_path: Path, asked_for: int) -> None:
+    """Asked for more names than it has, it is listed: what is listed must be what would be found."""
+    script = tmp_path / "v.map"
+    script.write_text("V1 { global: first; }; V2 { global: second; third; };")
+    forge.file(
+        "code.s", ".text\none:.byte 0\ntwo:.byte 0\nthird:.byte 0\n.symver one,first@V1\n.symver two,second@V2\n.globl one,two,third\n"
+    )
+    path = forge.root / "libfew.so.1"
+    flags = ["-shared", "-nostdlib", f"-Wl,--version-script={script},--hash-style=gnu"]
+    subprocess.run(["gcc", *flags, "-o", path, forge.root / "code.s"], check=True)
+    provider, whole = provider_at(path), TableProvider(read_symbols_path(path))
+    assert isinstance(provider, HashProvider)
+    others = {f"other_{number}" for number in range(asked_for)}
+    for names in ({"first"} | others, {"second"} | others, {"first", "second", "third"} | others):
+        assert provider.without(names) == whole.without(names)
+    assert provider.without({"first", "second", "third"} | others) == {"second"} | others
 
 
 def test_what_is_only_referred_to_or_hidden_is_not_found(forge: Forge) -> None:
     path = forge.so("x.so", defines=["shown"], uses=["elsewhere"], flags=["-Wl,--hash-style=gnu"])
-    provider = provider_of_path(path)
+    provider = provider_at(path)
     assert isinstance(provider, HashProvider)
     assert provider.without({"shown", "elsewhere"}) == {"elsewhere"}
     data = bytearray(path.read_bytes())
     symbols = next(it for it in read_sections(MemorySource(bytes(data)), read_header(MemorySource(bytes(data)))) if it.name == ".dynsym")
     for at in range(symbols.offset + 24, symbols.offset + symbols.size, 24):
         data[at + 5] = 2  # STV_HIDDEN
-    assert provider_of(MemorySource(bytes(data))).without({"shown"}) == {"shown"}
+    assert provider_in(open_tables(MemorySource(bytes(data)))).without({"shown"}) == {"shown"}
 
 
 def test_files_without_a_gnu_hash_table_are_read_whole(forge: Forge) -> None:
-    provider = provider_of_path(forge.so("x.so", defines=["a"], flags=["-Wl,--hash-style=sysv"]))
+    provider = provider_at(forge.so("x.so", defines=["a"], flags=["-Wl,--hash-style=sysv"]))
     assert isinstance(provider, TableProvider)
     assert provider.without({"a", "b"}) == {"b"}
     assert TableProvider(SymbolTable(defined=frozenset({"abc"}))).weight == 3
@@ -100,7 +125,7 @@ def test_corrupted_tables_end_in_an_answer_or_malformed(sample: bytes, edits: li
     for at, new in edits:
         data[at : at + len(new)] = new
     try:
-        provider = provider_of(MemorySource(bytes(data)))
+        provider = provider_in(open_tables(MemorySource(bytes(data))))
         provider.without({f"name_{number}" for number in range(50)})
         provider.satisfies(asked("V_1"))
     except MalformedElfError:
@@ -114,5 +139,5 @@ def test_numbers_that_lie_are_malformed(sample: bytes) -> None:
         data = bytearray(sample)
         struct.pack_into("<I", data, table.offset + 4 * field, value)
         with pytest.raises(MalformedElfError):
-            provider_of(MemorySource(bytes(data)))
+            provider_in(open_tables(MemorySource(bytes(data))))
     assert read_symbols(source).defined
