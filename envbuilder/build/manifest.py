@@ -40,6 +40,7 @@ def _environment(plan: Plan, name: EnvironmentName, build: TorchBuild | None) ->
     return {
         "torch": None if build is None else {"version": build.version, "cuda": build.cuda},
         "variables": dict(environment.variables),
+        "arguments": list(environment.arguments),
         "overlays": list(environment.overlays),
         "left_out": {exclusion.name: exclusion.reason for exclusion in environment.excludes},
         "distributions": [

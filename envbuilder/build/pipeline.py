@@ -195,7 +195,8 @@ class _Pipeline:
             "interpreter": plan.interpreter.version,
         }
         after = tuple(self.chain.outcomes)
-        self.chain.run(Stage(name="manifest", inputs=inputs, after=after, run=run, intact=lambda _: plan.layout.manifest.is_file()))
+        there = plan.layout.manifest.is_file
+        self.chain.run(Stage(name="manifest", inputs=inputs, after=after, run=run, intact=lambda _: there(), revision=2))
 
 
 def _named(environment: Environment, wheels: Sequence[LockedWheel]) -> str:
