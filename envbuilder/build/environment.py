@@ -37,9 +37,12 @@ def server_arguments(layout: Layout) -> tuple[str, ...]:
 def _recorded(layout: Layout, name: EnvironmentName, what: str) -> Any:  # noqa: ANN401 - JSON
     try:
         return json.loads(layout.manifest.read_bytes())["environments"][name][what]
+    except FileNotFoundError as error:
+        why = f"{layout.manifest.name} is written when every stage has ended well, and removed before an environment is replaced."
+        raise _unfinished(layout, why) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{layout.out} holds no finished build",
-            why=f"{layout.manifest.name}: {error}",
-            next="Run `envbuilder build` first, or name its folder with --out.",
-        ) from error
+        raise _unfinished(layout, f"{layout.manifest.name}: {error}") from error
+
+
+def _unfinished(layout: Layout, why: str) -> UsageError:
+    return UsageError(f"{layout.out} holds no finished build", why=why, next="Run `envbuilder build` first, or name its folder with --out.")

@@ -12,7 +12,7 @@ from envbuilder.binaries.abi import check_environment
 from envbuilder.build import gates, overlays
 from envbuilder.build.assemble import assemble, is_intact
 from envbuilder.build.install import Installer
-from envbuilder.build.manifest import write_manifest
+from envbuilder.build.manifest import forget, write_manifest
 from envbuilder.build.smoke_stages import SmokeStages, in_manifest
 from envbuilder.build.stages import Chain, Result, Stage, exclusive
 from envbuilder.errors import AbiError
@@ -121,6 +121,7 @@ class _Pipeline:
         }
 
         def run(step: Step) -> Result:
+            forget(plan.layout)
             made = assemble(name, environment, wheels, installer=self._installer(), layout=plan.layout)
             step.detail = f"{_named(environment, wheels)}; {len(wheels)} distributions, {human_size(made.bytes)}"
             return {"made": made.identity, "bytes": made.bytes, "files": made.files}

@@ -89,6 +89,29 @@ def test_a_changed_lock_replaces_the_environment_whole(tiny: Tiny) -> None:
     assert "No module named 'beta'" in inside(tiny, "import beta").stderr
 
 
+@pytest.mark.parametrize("end", ["a gate does not hold", "killed in assemble"])
+def test_nothing_tells_of_an_earlier_build_once_its_environments_are_replaced(tiny: Tiny, end: str) -> None:
+    """The earlier build's manifest made `run` accept an environment of which nothing was proved."""
+    tiny.build()
+    if end == "a gate does not hold":
+        tiny.target.write_text(TARGET.replace('["beta"]', '["alpha"]'))  # and the gate, that beta is there, stays
+        assert tiny.run("lock", "--target", "tiny").returncode == 0
+        failed = tiny.build()
+        assert (failed.returncode, "beta must be >=1, found not installed" in failed.stderr) == (1, True), failed.stderr
+    else:
+        (tiny.out / "envs/serve/.envbuilder.json").write_text("{}")
+        dying = "import os; from envbuilder.build import pipeline; pipeline.assemble = lambda *_, **__: os.kill(os.getpid(), 9)"
+        assert tiny.run(*tiny.build_arguments, before=dying).returncode == -signal.SIGKILL
+    assert not any((tiny.out / name).exists() for name in ("manifest.json", "smoke.json"))
+    refused = inside(tiny, "print('ran')")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "manifest.json is written when every stage has ended well" in " ".join(refused.stderr.split())
+    tiny.target.write_text(TARGET)
+    assert tiny.run("lock", "--target", "tiny").returncode == 0
+    stages(tiny.build("--json"))
+    assert inside(tiny, "print('ran')").stdout == "ran\n"
+
+
 def test_a_gate_that_does_not_hold_stops_the_build_with_its_reason(tiny: Tiny) -> None:
     tiny.target.write_text(TARGET.replace('">=1"', '">=2"'))
     done = tiny.build()
