@@ -92,8 +92,9 @@ def command(
             # The canary is greedy and never samples; but vLLM tries its sampler out at every start, and FlashInfer's is compiled
             # for that on the machine. Whether that works is not for a smoke test of weights and kernels to fail on.
             env["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-            # Small and exact: a share of the memory would be tens of GB on a Spark, where GPU and host share it.
-            argv += ["--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", str(256 << 20), "--max-num-batched-tokens", "512"]
+            # Small and exact: a share of the memory would be tens of GB on a Spark, where GPU and host share it. With the cache's
+            # bytes given, vLLM 0.23.0 asks the share for one thing alone: to start, it must be free (2.4 GiB of a Spark's 119.7).
+            argv += ["--gpu-memory-utilization", "0.02", "--kv-cache-memory-bytes", str(256 << 20), "--max-num-batched-tokens", "512"]
     env = children.variables(python, chosen=variables, extra=env)
     return Command(argv=tuple(argv), env=env, url=f"http://{LOOPBACK}:{port}", name=name)
 

@@ -226,6 +226,14 @@ def test_the_server_is_the_one_that_the_target_asks_for(tmp_path: Path, monkeypa
     assert command.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0", "compiled at the start, and of no use to a greedy canary"
 
 
+def test_a_canary_of_3_mb_starts_beside_another_model(tmp_path: Path) -> None:
+    """Of a Spark's 119.7 GiB vLLM asked for 12 to be free, though the cache's bytes are given, and did not start beside a model."""
+    argv = server.command(python=_interpreter(), model=tmp_path, work=tmp_path, device=Device.CUDA).argv
+    share, cache = (float(argv[argv.index(option) + 1]) for option in ("--gpu-memory-utilization", "--kv-cache-memory-bytes"))
+    assert share * 119.7 < 3
+    assert cache < share * 119.7 * 2**30
+
+
 def test_a_target_for_the_cpu_has_nothing_of_a_gpu_on_its_server(tmp_path: Path) -> None:
     """A vLLM for the CPU knows no such backend, and its server would end at once."""
     command = server.command(python=_interpreter(), model=tmp_path, work=tmp_path, device=Device.CPU)
