@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib import resources
 from typing import TYPE_CHECKING
 
+import jsonschema
 import pytest
 from tiny import ROOT, TARGET, Tiny, make_wheel
 
@@ -77,6 +79,18 @@ def test_a_tampered_environment_is_made_anew_and_only_that_one(tiny: Tiny, damag
     again = stages(tiny.build("--json"))
     assert (again["assemble-serve"], again["assemble-quantize"], again["fetch"]) == ("done", "kept", "kept")
     assert inside(tiny, "import beta; print(beta.x)").stdout == "1\n"
+
+
+def test_a_manifest_for_a_gpu_says_what_runs_there_found_once(tiny: Tiny) -> None:
+    """What the manifest promises of exact builds: versions, hashes, symbols and GPU code; and a build that does nothing reads nothing."""
+    tiny.target.write_text(TARGET.replace('device = "cpu"', 'device = "cuda"\ngpu = "sm_121a"'))
+    assert stages(tiny.build("--json"))["gpu-code"] == "done"
+    manifest = json.loads((tiny.out / "manifest.json").read_bytes())
+    jsonschema.validate(manifest, json.loads(resources.files("envbuilder.schemas").joinpath("manifest.json").read_text(encoding="utf-8")))
+    assert manifest["gpu_code"] == {name: {"arch": "sm_121a", "files": []} for name in ("serve", "quantize")}
+    assert stages(tiny.build("--json"))["gpu-code"] == "kept"
+    tiny.target.write_text(tiny.target.read_text().replace("sm_121a", "sm_90"))
+    assert stages(tiny.build("--json"))["gpu-code"] == "done"
 
 
 def test_a_changed_lock_replaces_the_environment_whole(tiny: Tiny) -> None:
