@@ -51,6 +51,15 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PYTHONNOUSERSITE": "1", **(extra or {})}
 
 
+def inside(environment: Path, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for a program of a built environment, whose own programs come first on PATH.
+
+    `chosen` is what the target sets: only where the user has not, for their word counts.
+    """
+    path = f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**chosen, **clean_environment(), "VIRTUAL_ENV": str(environment), "PATH": path}
+
+
 def replay_line(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """Return a line for a shell that runs the same program again, with the variables that differ from this process's.
 

@@ -17,8 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from envbuilder.binaries.abi import check_environment
-from envbuilder.binaries.fatbin import Arch, parse_arch
-from envbuilder.binaries.gpu_code import Way, check_gpu_code
+from envbuilder.binaries.gpu_summary import summary
 from envbuilder.binaries.known import ExpectedFault
 from envbuilder.binaries.system import DEBIAN_12, read_system
 from envbuilder.binaries.verdicts import Verdict
@@ -304,7 +303,7 @@ def _proofs(results: Sequence[gates.GateResult], environment: Environment, site:
         "abi": [
             {"path": it.path, "verdict": str(it.verdict), **({"expected": it.expected} if it.expected else {})} for it in report.extensions
         ],
-        **({"gpu_code": _gpu_code(site, source.target.gpu)} if source.target.device == "cuda" else {}),
+        **({"gpu_code": summary(site, source.target.gpu)} if source.target.device == "cuda" else {}),
     }
 
 
@@ -321,19 +320,6 @@ def _system(source: ImageSource) -> System:
         for soname, content in base_libraries(locked, paths, source.machine).items():
             (libraries / soname).write_bytes(content)
         return dataclasses.replace(read_system(Path(folder), machine=source.machine), name=locked.image)
-
-
-def _gpu_code(site: Path, gpu: str | None) -> dict[str, Any]:
-    """Return which GPUs the code in torch and vLLM is for, file by file; and how it runs on the target's, where that is one."""
-    arch = parse_arch(gpu) if gpu else None
-    files = []
-    for package in ("torch", "vllm"):
-        report = check_gpu_code([site / package], arch or Arch(0)) if (site / package).is_dir() else None
-        for it in report.files if report else ():
-            if it.verdict is not Way.HOST_ONLY:
-                runs = {"units": it.units, "verdict": str(it.verdict)} if arch else {}
-                files.append({"path": f"{package}/{it.path}", "cubins": it.cubins, "ptx": it.ptx, **runs})
-    return {"arch": gpu, "files": sorted(files, key=lambda row: str(row["path"]))}
 
 
 def _extracted(name: str, environment: Environment, wheels: Sequence[Wheel], source: ImageSource, scratch: Path) -> Path:

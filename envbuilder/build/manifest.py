@@ -5,16 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__
-from envbuilder.files import sha256_file, write_json
+from envbuilder.files import remove_tree, sha256_file, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from envbuilder.build.plan import Plan
+    from envbuilder.layout import Layout
     from envbuilder.targets.model import EnvironmentName
     from envbuilder.torch_version import TorchBuild
 
 SCHEMA = "envbuilder/manifest/1"
+
+
+def forget(layout: Layout) -> None:
+    """Remove what tells of the earlier build, before an environment of it is replaced: what comes has yet to be proved.
+
+    The images and their papers stay: they are made of the lock's own files, nothing in them changes with an environment, and
+    each says of which lock it is.
+    """
+    for path in (layout.manifest, layout.smoke):
+        remove_tree(path)
 
 
 def write_manifest(plan: Plan, builds: Mapping[EnvironmentName, TorchBuild | None], *, proofs: Mapping[str, Any]) -> str:
@@ -40,6 +51,7 @@ def _environment(plan: Plan, name: EnvironmentName, build: TorchBuild | None) ->
     return {
         "torch": None if build is None else {"version": build.version, "cuda": build.cuda},
         "variables": dict(environment.variables),
+        "arguments": list(environment.arguments),
         "overlays": list(environment.overlays),
         "left_out": {exclusion.name: exclusion.reason for exclusion in environment.excludes},
         "distributions": [

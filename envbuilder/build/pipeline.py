@@ -9,10 +9,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from envbuilder.binaries.abi import check_environment
+from envbuilder.binaries.gpu_code import Way
+from envbuilder.binaries.gpu_summary import summary
 from envbuilder.build import gates, overlays
 from envbuilder.build.assemble import assemble, is_intact
 from envbuilder.build.install import Installer
-from envbuilder.build.manifest import write_manifest
+from envbuilder.build.manifest import forget, write_manifest
 from envbuilder.build.smoke_stages import SmokeStages, in_manifest
 from envbuilder.build.stages import Chain, Result, Stage, exclusive
 from envbuilder.errors import AbiError
@@ -62,6 +64,7 @@ class _Pipeline:
             self._assemble(name, environment)
         self._gates()
         self._abi()
+        self._gpu_code()
         smoke = SmokeStages(plan=self.plan, chain=self.chain, console=self.console).run()
         self._manifest(in_manifest(smoke))
         self._images()
@@ -121,6 +124,7 @@ class _Pipeline:
         }
 
         def run(step: Step) -> Result:
+            forget(plan.layout)
             made = assemble(name, environment, wheels, installer=self._installer(), layout=plan.layout)
             step.detail = f"{_named(environment, wheels)}; {len(wheels)} distributions, {human_size(made.bytes)}"
             return {"made": made.identity, "bytes": made.bytes, "files": made.files}
@@ -173,6 +177,25 @@ class _Pipeline:
 
         self.chain.run(Stage(name="abi", inputs={}, after=("assemble-serve", "assemble-quantize"), run=run))
 
+    def _gpu_code(self) -> None:
+        """Note what of the code runs on the target's GPU. Found by reading, and so on any machine; no fault fails the build here."""
+        target = self.plan.target
+        if target.device != "cuda":
+            return
+        named = [name for name, _ in self.plan.release.environments()]
+
+        def run(step: Step) -> Result:
+            found: Result = {name: summary(self._site(name), target.gpu) for name in named}
+            verdicts = [row.get("verdict") for it in found.values() for row in it["files"]]
+            fitting = sum(verdict != Way.NONE for verdict in verdicts)
+            step.detail = f"{len(verdicts)} files with GPU code" + (
+                f", {fitting} with some that runs on {target.gpu}" if target.gpu else ""
+            )
+            return found
+
+        inputs = {"gpu": target.gpu}
+        self.chain.run(Stage(name="gpu-code", inputs=inputs, after=("assemble-serve", "assemble-quantize"), run=run))
+
     # -- the record ----------------------------------------------------------------------------------------------
 
     def _manifest(self, smoke: dict[str, Any]) -> None:
@@ -182,7 +205,8 @@ class _Pipeline:
             builds = {name: torch_build(self._site(name)) for name, _ in plan.release.environments()}
             outcomes = self.chain.outcomes
             compiled = {"compile": outcomes["compile"].result} if "compile" in outcomes else {}
-            proofs = {**outcomes["gates"].result, "abi": outcomes["abi"].result, "smoke": smoke, **compiled}
+            code = {"gpu_code": outcomes["gpu-code"].result} if "gpu-code" in outcomes else {}
+            proofs = {**outcomes["gates"].result, "abi": outcomes["abi"].result, **code, "smoke": smoke, **compiled}
             digest = write_manifest(plan, builds, proofs=proofs)
             step.detail = f"sha256:{digest[:16]}…"
             return {"sha256": digest}
@@ -195,7 +219,8 @@ class _Pipeline:
             "interpreter": plan.interpreter.version,
         }
         after = tuple(self.chain.outcomes)
-        self.chain.run(Stage(name="manifest", inputs=inputs, after=after, run=run, intact=lambda _: plan.layout.manifest.is_file()))
+        there = plan.layout.manifest.is_file
+        self.chain.run(Stage(name="manifest", inputs=inputs, after=after, run=run, intact=lambda _: there(), revision=2))
 
 
 def _named(environment: Environment, wheels: Sequence[LockedWheel]) -> str:

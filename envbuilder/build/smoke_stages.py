@@ -57,11 +57,15 @@ class SmokeStages:
         return smoke.Device(self.plan.target.device)
 
     def _quantize(self) -> Result:
-        layout = self.plan.layout
+        layout, variables = self.plan.layout, self.plan.release.quantize.variables
 
         def run(step: Step) -> Result:
             request = smoke.QuantizeRequest(
-                python=layout.python("quantize"), work=layout.canary, log=layout.log("quantize"), device=self._device
+                python=layout.python("quantize"),
+                work=layout.canary,
+                log=layout.log("quantize"),
+                device=self._device,
+                variables=variables,
             )
             result = smoke.quantize(request, self.console)
             self._require(smoke.document(result, None))
@@ -75,11 +79,12 @@ class SmokeStages:
         def intact(_: Result) -> bool:
             return (layout.canary / "quantized" / "config.json").is_file()
 
-        stage = Stage(name="quantize", inputs={"scripts": _scripts()}, after=("assemble-quantize", "gates"), run=run, intact=intact)
+        inputs = {"scripts": _scripts(), "variables": dict(variables)}
+        stage = Stage(name="quantize", inputs=inputs, after=("assemble-quantize", "gates"), run=run, intact=intact)
         return self.chain.run(stage)
 
     def _serve(self, quantized: smoke.QuantizeResult) -> Result:
-        layout = self.plan.layout
+        layout, told = self.plan.layout, self.plan.release.serve
 
         def run(step: Step) -> Result:
             request = smoke.ServeRequest(
@@ -88,6 +93,8 @@ class SmokeStages:
                 work=layout.canary / "server",  # kept: the replay line of a failed server needs it
                 log=layout.log("serve"),
                 device=self._device,
+                variables=told.variables,
+                arguments=told.arguments,
             )
             result = smoke.serve(request, self.console)
             self._require(smoke.document(quantized, result))
@@ -95,8 +102,8 @@ class SmokeStages:
             return smoke.to_json(result)
 
         model = quantized.measured.quantized.sha256 if quantized.measured else ""
-        stage = Stage(name="serve", inputs={"model": model, "scripts": _scripts()}, after=("assemble-serve", "gates", "quantize"), run=run)
-        return self.chain.run(stage)
+        inputs = {"model": model, "scripts": _scripts(), "variables": dict(told.variables), "arguments": told.arguments}
+        return self.chain.run(Stage(name="serve", inputs=inputs, after=("assemble-serve", "gates", "quantize"), run=run))
 
     def _require(self, document: dict[str, Any]) -> None:
         """Leave the evidence first, then fail if the canary did."""

@@ -6,6 +6,7 @@ inputs have not changed are kept, so a second build does nothing and an interrup
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from envbuilder.commands import options
@@ -36,10 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    import argparse
+
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise argparse.ArgumentTypeError("must be a whole number of at least 1")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

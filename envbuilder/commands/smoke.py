@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", required=True, help="a build's output folder, with envs/serve and envs/quantize")
+    parser.add_argument("--out", metavar="DIR", required=True, help="a finished build's output folder")
     parser.add_argument("--json", action="store_true", help="print smoke.json on standard output")
 
 
@@ -54,15 +54,23 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _prove(layout: Layout, console: Console) -> dict[str, Any]:
     """Run both stages, in a folder of their own; it is kept when one fails, for the replay line."""
     from envbuilder import files, smoke
+    from envbuilder.build.environment import chosen_variables, server_arguments
     from envbuilder.smoke.results import Status
 
+    for_quantize, for_serve, arguments = chosen_variables(layout, "quantize"), chosen_variables(layout, "serve"), server_arguments(layout)
     device, obstacle = smoke.look(layout.python("serve"), log=layout.log("smoke-serve"))
     if obstacle:
         return smoke.not_run(obstacle, device=device)
     work = layout.out / ".smoke"
     with console.step("quantize") as step:
         quantized = smoke.quantize(
-            smoke.QuantizeRequest(python=layout.python("quantize"), work=work / "canary", log=layout.log("smoke-quantize"), device=device),
+            smoke.QuantizeRequest(
+                python=layout.python("quantize"),
+                work=work / "canary",
+                log=layout.log("smoke-quantize"),
+                device=device,
+                variables=for_quantize,
+            ),
             console,
         )
         step.detail = f"{quantized.stage.status}, NVFP4A16"
@@ -76,6 +84,8 @@ def _prove(layout: Layout, console: Console) -> dict[str, Any]:
                 work=work / "serve",
                 log=layout.log("smoke-serve"),
                 device=device,
+                variables=for_serve,
+                arguments=arguments,
             ),
             console,
         )

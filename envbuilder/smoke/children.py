@@ -39,9 +39,12 @@ class Environment:
     versions: dict[str, str]
 
 
-def variables(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables for a child under a built environment's interpreter."""
-    env = process.clean_environment({**_COMMON, **(extra or {})})
+def variables(python: Path, *, chosen: Mapping[str, str] | None = None, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables for a child under a built environment's interpreter: as `envbuilder run` has them, and the smoke test's own.
+
+    `chosen` is what the target sets. The environment's `bin` comes first on PATH: FlashInfer starts its `ninja` by name.
+    """
+    env = {**process.inside(python.parent.parent, chosen or {}), **_COMMON, **(extra or {})}
     # A person's setting against `__pycache__` would have each of vLLM's processes compile 1,700 modules: 80 s instead of 24.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     return env
@@ -51,7 +54,12 @@ def probe(python: Path, *, log: Path) -> Environment:
     """Ask an environment what it is. Raises ProgramError where its interpreter does not run on this machine."""
     make_room(log)
     done = process.run(
-        [python, INSIDE / "probe.py"], log=log, env=variables(), capture=True, timeout_s=_PROBE_TIMEOUT_S, what="asking the environment"
+        [python, INSIDE / "probe.py"],
+        log=log,
+        env=variables(python),
+        capture=True,
+        timeout_s=_PROBE_TIMEOUT_S,
+        what="asking the environment",
     )
     try:
         return Environment(**json.loads(done.stdout))

@@ -92,6 +92,8 @@ def _not_proved(quantized: QuantizeResult, served: ServeResult) -> list[str]:
         missing.append("the GPU's NVFP4 kernel: this project's reference kernel stood in on the CPU")
     elif served.decode.status is not Status.PASSED or served.device is Device.CPU:
         missing.append("the GPU's NVFP4 kernel")
+    if served.device is Device.CUDA:
+        missing.append("sampling with FlashInfer: the canary is greedy, and its server was started without that sampler")
     missing.append("images and sound: the canary knows a text, and the server was started for text only")
     missing.append("speed: a canary this small says nothing about a real model's")
     return missing

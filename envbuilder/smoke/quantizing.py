@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from envbuilder import files, process
@@ -13,6 +13,7 @@ from envbuilder.smoke import children, diagnosis, judging
 from envbuilder.smoke.results import ANSWER, PROMPT, Control, Device, Measured, QuantizeResult, Stage, Status, from_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from envbuilder.console import Console
@@ -22,13 +23,17 @@ _MOST_STEPS = 300  # 102 were enough
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeRequest:
-    """`work` is emptied, and gets `base/` and `quantized/`, two model folders that vLLM and transformers read."""
+    """`work` is emptied, and gets `base/` and `quantized/`, two model folders that vLLM and transformers read.
+
+    `variables` are the target's.
+    """
 
     python: Path
     work: Path
     log: Path
     device: Device = Device.CPU
     control: Control = Control.NONE
+    variables: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 900.0
 
 
@@ -36,7 +41,7 @@ def quantize(request: QuantizeRequest, console: Console) -> QuantizeResult:
     """Make the canary and judge it. Never raises for a canary that failed: the result says so."""
     started = time.monotonic()
     argv = [request.python, children.INSIDE / "canary.py", request.work / "request.json"]
-    env = children.variables()
+    env = children.variables(request.python, chosen=request.variables)
     remedy = f"Log: {request.log}\nReplay: {process.replay_line(argv, env=env, cwd=request.work)}"
     log_start = request.log.stat().st_size if request.log.exists() else 0
     measured: Measured | None = None

@@ -65,10 +65,15 @@ class Server:
         return diagnosis.read_from(self.log, self.log_start)
 
 
-def command(*, python: Path, model: Path, work: Path, device: Device) -> Command:
-    """Return vLLM's OpenAI-compatible server for this model, on a free port of this machine only."""
+def command(
+    *, python: Path, model: Path, work: Path, device: Device, variables: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()
+) -> Command:
+    """Return vLLM's OpenAI-compatible server for this model, on a free port of this machine only.
+
+    `variables` and `arguments` are the target's. The smoke test's own come after them, and count.
+    """
     port, name = _free_port(), f"canary-{secrets.token_hex(4)}"
-    argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
+    argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", *arguments, "--model", str(model), "--served-model-name", name]
     argv += ["--host", LOOPBACK, "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "256", "--max-num-seqs", "2"]
     # Compiling and capturing graphs for 4.6 million parameters proves little and takes minutes. Text only: the canary
     # has learned no image and no sound.
@@ -84,9 +89,14 @@ def command(*, python: Path, model: Path, work: Path, device: Device) -> Command
                 "PYTHONPATH": str(plugins.write(work / "plugin")),
             }
         case Device.CUDA:
-            # Small and exact: a share of the memory would be tens of GB on a Spark, where GPU and host share it.
-            argv += ["--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", str(256 << 20), "--max-num-batched-tokens", "512"]
-    return Command(argv=tuple(argv), env=children.variables(env), url=f"http://{LOOPBACK}:{port}", name=name)
+            # The canary is greedy and never samples; but vLLM tries its sampler out at every start, and FlashInfer's is compiled
+            # for that on the machine. Whether that works is not for a smoke test of weights and kernels to fail on.
+            env["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+            # Small and exact: a share of the memory would be tens of GB on a Spark, where GPU and host share it. With the cache's
+            # bytes given, vLLM 0.23.0 asks the share for one thing alone: to start, it must be free (2.4 GiB of a Spark's 119.7).
+            argv += ["--gpu-memory-utilization", "0.02", "--kv-cache-memory-bytes", str(256 << 20), "--max-num-batched-tokens", "512"]
+    env = children.variables(python, chosen=variables, extra=env)
+    return Command(argv=tuple(argv), env=env, url=f"http://{LOOPBACK}:{port}", name=name)
 
 
 @contextlib.contextmanager

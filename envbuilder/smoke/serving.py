@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from envbuilder.errors import EnvbuilderError
@@ -12,6 +12,7 @@ from envbuilder.smoke import children, judging, plugins, server
 from envbuilder.smoke.results import ANSWER, PROMPT, Device, ServeResult, Stage, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from envbuilder.console import Console
@@ -25,13 +26,18 @@ _SERVED = ("served", "served_chat")
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
-    """`work` is scratch: the plugin and vLLM's caches. Kept, it saves the next start 8 s."""
+    """`work` is scratch: the plugin and vLLM's caches. Kept, it saves the next start 8 s.
+
+    `variables` and `arguments` are the target's, for its servers: what is proved is the server that it asks for.
+    """
 
     python: Path
     model: Path
     work: Path
     log: Path
     device: Device = Device.CPU
+    variables: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
     ready_timeout_s: float = 600.0
     answer_timeout_s: float = 120.0
 
@@ -46,7 +52,14 @@ def serve(request: ServeRequest, console: Console) -> ServeResult:
     try:
         versions = children.probe(request.python, log=request.log).versions
         result = replace(result, versions=versions)
-        command = server.command(python=request.python, model=request.model, work=request.work, device=request.device)
+        command = server.command(
+            python=request.python,
+            model=request.model,
+            work=request.work,
+            device=request.device,
+            variables=request.variables,
+            arguments=request.arguments,
+        )
         remedy += f"\nReplay: {command.replay}"
         with (
             server.started(command.argv, env=command.env, log=request.log) as running,

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib import resources
 from typing import TYPE_CHECKING
 
+import jsonschema
 import pytest
 from tiny import ROOT, TARGET, Tiny, make_wheel
 
@@ -79,6 +81,18 @@ def test_a_tampered_environment_is_made_anew_and_only_that_one(tiny: Tiny, damag
     assert inside(tiny, "import beta; print(beta.x)").stdout == "1\n"
 
 
+def test_a_manifest_for_a_gpu_says_what_runs_there_found_once(tiny: Tiny) -> None:
+    """What the manifest promises of exact builds: versions, hashes, symbols and GPU code; and a build that does nothing reads nothing."""
+    tiny.target.write_text(TARGET.replace('device = "cpu"', 'device = "cuda"\ngpu = "sm_121a"'))
+    assert stages(tiny.build("--json"))["gpu-code"] == "done"
+    manifest = json.loads((tiny.out / "manifest.json").read_bytes())
+    jsonschema.validate(manifest, json.loads(resources.files("envbuilder.schemas").joinpath("manifest.json").read_text(encoding="utf-8")))
+    assert manifest["gpu_code"] == {name: {"arch": "sm_121a", "files": []} for name in ("serve", "quantize")}
+    assert stages(tiny.build("--json"))["gpu-code"] == "kept"
+    tiny.target.write_text(tiny.target.read_text().replace("sm_121a", "sm_90"))
+    assert stages(tiny.build("--json"))["gpu-code"] == "done"
+
+
 def test_a_changed_lock_replaces_the_environment_whole(tiny: Tiny) -> None:
     """What the old lock had and the new one has not must not linger."""
     tiny.build()
@@ -87,6 +101,29 @@ def test_a_changed_lock_replaces_the_environment_whole(tiny: Tiny) -> None:
     again = stages(tiny.build("--json"))
     assert (again["assemble-serve"], again["assemble-quantize"]) == ("done", "kept")
     assert "No module named 'beta'" in inside(tiny, "import beta").stderr
+
+
+@pytest.mark.parametrize("end", ["a gate does not hold", "killed in assemble"])
+def test_nothing_tells_of_an_earlier_build_once_its_environments_are_replaced(tiny: Tiny, end: str) -> None:
+    """The earlier build's manifest made `run` accept an environment of which nothing was proved."""
+    tiny.build()
+    if end == "a gate does not hold":
+        tiny.target.write_text(TARGET.replace('["beta"]', '["alpha"]'))  # and the gate, that beta is there, stays
+        assert tiny.run("lock", "--target", "tiny").returncode == 0
+        failed = tiny.build()
+        assert (failed.returncode, "beta must be >=1, found not installed" in failed.stderr) == (1, True), failed.stderr
+    else:
+        (tiny.out / "envs/serve/.envbuilder.json").write_text("{}")
+        dying = "import os; from envbuilder.build import pipeline; pipeline.assemble = lambda *_, **__: os.kill(os.getpid(), 9)"
+        assert tiny.run(*tiny.build_arguments, before=dying).returncode == -signal.SIGKILL
+    assert not any((tiny.out / name).exists() for name in ("manifest.json", "smoke.json"))
+    refused = inside(tiny, "print('ran')")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "manifest.json is written when every stage has ended well" in " ".join(refused.stderr.split())
+    tiny.target.write_text(TARGET)
+    assert tiny.run("lock", "--target", "tiny").returncode == 0
+    stages(tiny.build("--json"))
+    assert inside(tiny, "print('ran')").stdout == "ran\n"
 
 
 def test_a_gate_that_does_not_hold_stops_the_build_with_its_reason(tiny: Tiny) -> None:

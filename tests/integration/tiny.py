@@ -102,16 +102,20 @@ class Tiny:
     def out(self) -> Path:
         return self.root / "out ä"
 
-    def run(self, *arguments: str | Path, **changes: str | None) -> subprocess.CompletedProcess[str]:
-        """Run the real command line in a process of its own; a change to None takes a variable away."""
+    def run(self, *arguments: str | Path, before: str = "", **changes: str | None) -> subprocess.CompletedProcess[str]:
+        """Run the real command line in a process of its own, after the code in `before`; a change to None takes a variable away."""
         merged = {**self.variables, **changes}
         variables = {name: value for name, value in merged.items() if value is not None}
-        code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from envbuilder.cli import main; sys.exit(main())"
+        code = f"import sys; sys.path.insert(0, sys.argv.pop(1)); {before or 'pass'}; from envbuilder.cli import main; sys.exit(main())"
         command = [sys.executable, "-I", "-c", code, str(ROOT), *map(str, arguments)]
         return subprocess.run(command, env=variables, cwd=self.root, capture_output=True, text=True, check=False, timeout=300)
 
     def build(self, *arguments: str | Path, **changes: str | None) -> subprocess.CompletedProcess[str]:
-        return self.run("build", "--target", "tiny", "--no-smoke", "--out", self.out, *arguments, **changes)
+        return self.run(*self.build_arguments, *arguments, **changes)
+
+    @property
+    def build_arguments(self) -> tuple[str | Path, ...]:
+        return ("build", "--target", "tiny", "--no-smoke", "--out", self.out)
 
     def locked(self) -> Tiny:
         """Lock, or take the lock that an earlier test made: the same wheels have the same lock."""

@@ -166,3 +166,12 @@ print(sorted({"requests", "urllib3", "bs4", "pypi_simple", "cryptography", "dock
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("given", ["0", "-3", "many", "1.5", ""])
+def test_a_number_of_jobs_that_is_none_is_answered_in_words(capsys: pytest.CaptureFixture[str], given: str) -> None:
+    """It said "invalid _positive value: '0'", which names a function of ours and not what is wanted."""
+    assert main(["build", f"--jobs={given}"]) == 2
+    shown = capsys.readouterr().err
+    assert "must be a whole number of at least 1" in shown
+    assert "_positive" not in shown

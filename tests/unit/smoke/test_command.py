@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 
     from envbuilder.smoke.results import QuantizeResult, ServeResult
 
+# As a manifest has it.
+TOLD = {
+    "serve": {"variables": {"VLLM_A": "1"}, "arguments": ["--attention-backend", "TRITON_ATTN"]},
+    "quantize": {"variables": {"B": "2"}, "arguments": []},
+}
+
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """An output folder whose environments are this test's own interpreter: no torch, no vLLM."""
+    """A build's output folder whose environments are this test's own interpreter: no torch, no vLLM."""
     for name in ("serve", "quantize"):
         (tmp_path / "envs" / name / "bin").mkdir(parents=True)
         (tmp_path / "envs" / name / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "manifest.json").write_text(json.dumps({"environments": TOLD}))
     return tmp_path
 
 
@@ -79,6 +86,27 @@ def test_not_run_is_code_1_since_nothing_was_proved(out: Path, capsys: pytest.Ca
     assert main(["smoke", "--out", str(out), "--json"]) == 1
     document = _document(capsys.readouterr().out)
     assert {stage["status"] for stage in document["stages"].values()} == {"not-run"}
+
+
+def test_the_server_is_told_what_the_build_told_it(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quantized: QuantizeResult, served: ServeResult
+) -> None:
+    """Without the target's word this command proved another server than the build, `envbuilder run` and the image."""
+    asked: list[Any] = []
+    monkeypatch.setattr(smoke, "quantize", lambda request, _: asked.append(request) or quantized)
+    monkeypatch.setattr(smoke, "serve", lambda request, _: asked.append(request) or served)
+    assert main(["smoke", "--out", str(out)]) == 0
+    assert [request.variables for request in asked] == [{"B": "2"}, {"VLLM_A": "1"}]
+    assert asked[1].arguments == ("--attention-backend", "TRITON_ATTN")
+    assert "error" not in capsys.readouterr().err
+
+
+def test_environments_without_a_manifest_are_no_finished_build(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the target tells its servers is not known then: a proof without it would be of something else."""
+    (out / "manifest.json").unlink()
+    assert main(["smoke", "--out", str(out)]) == 2
+    assert "holds no finished build" in capsys.readouterr().err
+    assert not (out / "smoke.json").exists()
 
 
 def test_a_folder_without_a_build_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,7 @@ def test_a_pass_on_a_gpu_names_its_kernel(quantized: QuantizeResult, served: Ser
     document = _valid(smoke.document(quantized, on_gpu))
     assert any("MarlinNvFp4LinearKernel" in text for text in document["proved"])
     assert not any("kernel" in text for text in document["not_proved"])
+    assert any("FlashInfer" in text for text in document["not_proved"]), "the server was started without its sampler"
 
 
 def test_a_reload_that_is_right_is_proved(whole: Measured, served: ServeResult) -> None:

@@ -82,7 +82,7 @@ def test_stopping_ends_the_server_and_its_stubborn_orphan(
     tmp_path: Path, program: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_GRACE_S", 0.3)
-    with server.started((*program, "600"), env=children.variables(), log=tmp_path / "log") as running:
+    with server.started((*program, "600"), env=children.variables(Path(sys.executable)), log=tmp_path / "log") as running:
         leader, orphan = _appears(tmp_path / "leader"), _appears(tmp_path / "orphan")
         assert running.exit_code() is None
     assert _gone(leader, within_s=0.1)
@@ -95,7 +95,7 @@ def test_an_error_inside_stops_the_server(tmp_path: Path, program: tuple[str, ..
     pids: list[int] = []
 
     def interrupted() -> None:
-        with server.started((*program, "600"), env=children.variables(), log=tmp_path / "log"):
+        with server.started((*program, "600"), env=children.variables(Path(sys.executable)), log=tmp_path / "log"):
             pids.extend(_appears(tmp_path / name) for name in ("leader", "orphan"))
             raise KeyboardInterrupt
 

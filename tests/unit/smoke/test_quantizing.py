@@ -91,5 +91,5 @@ def test_a_child_gets_no_path_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """PYTHONPATH would load another torch than the one that was built; no bytecode would triple the server's start."""
     monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"} & children.variables().keys()
-    assert children.variables({"PYTHONPATH": "/plugin"})["PYTHONPATH"] == "/plugin"
+    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"} & children.variables(Path(sys.executable)).keys()
+    assert children.variables(Path(sys.executable), extra={"PYTHONPATH": "/plugin"})["PYTHONPATH"] == "/plugin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -191,6 +192,53 @@ def test_only_a_cpu_gets_the_stand_in_kernel(tmp_path: Path) -> None:
         assert command.argv[command.argv.index("--host") + 1] == "127.0.0.1"
         assert "PYTHONDONTWRITEBYTECODE" not in command.env
     assert cpu.name != cuda.name
+
+
+def test_the_server_finds_the_programs_of_its_environment_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashInfer compiles at the server's start with `ninja`, by its name: off PATH, a Spark's smoke test ended there."""
+    monkeypatch.setenv("PATH", "/usr/bin")
+    python = tmp_path / "envs/serve/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    ninja = python.with_name("ninja")
+    ninja.write_text("#!/bin/sh\n")
+    ninja.chmod(0o755)
+    for device in Device:
+        env = server.command(python=python, model=tmp_path, work=tmp_path / "work", device=device).env
+        assert shutil.which("ninja", path=env["PATH"]) == str(ninja)
+        assert env["VIRTUAL_ENV"] == str(tmp_path / "envs/serve")
+
+
+def test_the_server_is_the_one_that_the_target_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention backend that the image serves with, and that the canary never tried, would be proved by nothing."""
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    command = server.command(
+        python=_interpreter(),
+        model=tmp_path,
+        work=tmp_path,
+        device=Device.CUDA,
+        variables={"VLLM_A": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_USE_FLASHINFER_SAMPLER": "1"},
+        arguments=("--attention-backend", "TRITON_ATTN", "--max-model-len", "8192"),
+    )
+    assert command.argv[command.argv.index("--attention-backend") + 1] == "TRITON_ATTN"
+    assert command.argv.index("8192") < command.argv.index("256"), "of two, vLLM takes the last: the canary's small one"
+    assert (command.env["VLLM_A"], command.env["VLLM_LOGGING_LEVEL"]) == ("1", "DEBUG"), "a user's word counts more than the target's"
+    assert command.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0", "compiled at the start, and of no use to a greedy canary"
+
+
+def test_a_canary_of_3_mb_starts_beside_another_model(tmp_path: Path) -> None:
+    """Of a Spark's 119.7 GiB vLLM asked for 12 to be free, though the cache's bytes are given, and did not start beside a model."""
+    argv = server.command(python=_interpreter(), model=tmp_path, work=tmp_path, device=Device.CUDA).argv
+    share, cache = (float(argv[argv.index(option) + 1]) for option in ("--gpu-memory-utilization", "--kv-cache-memory-bytes"))
+    assert share * 119.7 < 3
+    assert cache < share * 119.7 * 2**30
+
+
+def test_a_target_for_the_cpu_has_nothing_of_a_gpu_on_its_server(tmp_path: Path) -> None:
+    """A vLLM for the CPU knows no such backend, and its server would end at once."""
+    command = server.command(python=_interpreter(), model=tmp_path, work=tmp_path, device=Device.CPU)
+    assert not {"--attention-backend", "--gpu-memory-utilization", "--kv-cache-memory-bytes"} & set(command.argv)
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in command.env
 
 
 def test_the_plugin_is_seen_by_an_interpreter_that_has_its_folder_on_the_path(tmp_path: Path) -> None:

@@ -200,6 +200,17 @@ def test_our_own_targets_are_found_by_name_and_can_be_read() -> None:
                 assert all(gate.why for gate in environment.gates)
 
 
+def test_a_server_without_flashinfer_does_not_ask_for_its_sampler() -> None:
+    """On CUDA vLLM imports FlashInfer for it unasked, and without a guard: 0.23.0-slim could not start a server."""
+    seen = 0
+    for name in target_files():
+        for release in find_target(name)[0].releases.values():
+            if "flashinfer-python" in {it.name for it in release.serve.excludes}:
+                seen += 1
+                assert release.serve.variables["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert seen, "a release without FlashInfer is among ours"
+
+
 def test_a_user_adds_a_target_with_one_file() -> None:
     path = write(user_folder())
     assert target_files()["tiny"] == path
