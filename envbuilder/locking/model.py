@@ -82,13 +82,14 @@ class Lock:
     digest: str
     environments: Mapping[EnvironmentName, tuple[LockedRequirement, ...]]
 
-    def hashes(self) -> set[str]:
-        """Return the sha256 of every file that the lock names."""
-        own = {source.sha256 for source in self.source.sources if source.sha256} if self.source else set()
-        return own | {file.sha256 for file in self.files()}
-
     images: ImageLock | None = None
     source: SourceLock | None = None
+
+    def hashes(self) -> set[str]:
+        """Return the sha256 of every file that the lock names: wheels, sources, and what its images are made from."""
+        sources = {source.sha256 for source in self.source.sources if source.sha256} if self.source else set()
+        images = self.images.hashes() if self.images else set()
+        return sources | images | {file.sha256 for file in self.files()}
 
     def files(self) -> list[LockedFile]:
         """Return every wheel that the lock names, for whichever use."""
