@@ -11,7 +11,7 @@ from envbuilder.build.papers import images_of, provenance_of, sbom_of, subjects_
 from envbuilder.build.stages import Stage
 from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
 from envbuilder.facts.site_packages import find_site
-from envbuilder.files import human_size
+from envbuilder.files import human_size, vanishing
 from envbuilder.images.layers import LayerStore
 from envbuilder.images.provenance import statement
 from envbuilder.images.write import write_images
@@ -90,6 +90,7 @@ class ImageStage:
         )
 
 
+@vanishing()
 def make_images(source: ImageSource, layout: Layout, console: Console) -> list[Written]:
     """Prove what goes into the images, write them, and what is to be said of them beside them."""
     inputs = make_inputs(source, prove(source, fitting_sites(source, layout), layout.scratch))
