@@ -1,7 +1,8 @@
 """Show what the store of fetched files holds (status), or remove what no known lock needs (gc).
 
-The store is shared by all builds of this user. gc keeps every file that a lock of a known target names, and compiles of
-the last 30 days; environments that were built stay whole, since their files are their own.
+The store is shared by all builds of this user. gc keeps every file that a lock of a known target names, layers that an output
+folder holds as well or that are younger than a day, and compiles of the last 30 days; environments and images that were
+built stay whole, since their files are their own.
 """
 
 from __future__ import annotations
