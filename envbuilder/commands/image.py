@@ -4,7 +4,8 @@
     envbuilder image --push registry.example:5000/team/vllm:stable
 
 Writes base, serve, quantize and dev into DIR/image, an OCI layout, without an engine, root or a registry. With --push
-they get the tags TAG-base, TAG-serve, TAG-quantize and TAG-dev; only layers that the registry lacks are sent.
+they get the tags TAG-base, TAG-serve, TAG-quantize and TAG-dev (with -amd64 or -arm64 after them where the target has
+both platforms); only layers that the registry lacks are sent.
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from envbuilder.build.image_stage import source_of_build
     from envbuilder.build.papers import images_of, sign
     from envbuilder.build.stages import exclusive
+    from envbuilder.images.fleet import repository_of
     from envbuilder.layout import Layout
     from envbuilder.store.cache import Store, default_root
 
+    for reference in filter(None, (args.push, args.cache_from)):
+        repository_of(reference)  # what is no name is said before an hour's work
     layout = Layout.of(args.out)
     source = source_of_build(layout, store=Store(default_root()), console=console, offline=args.offline, target=args.target)
     with exclusive(layout, console):
@@ -81,7 +85,7 @@ def _take(source: ImageSource, layout: Layout, reference: str, console: Console)
     """Take images of the same lock from a registry; say so, and return False, where there are none."""
     from envbuilder.build.image_inputs import images_that_can_be
     from envbuilder.build.papers import images_of, is_ours, keep_papers
-    from envbuilder.images.fleet import take
+    from envbuilder.images.fleet import architecture_of, take
 
     with console.step("cache-from") as step:
         taken = take(
@@ -91,6 +95,7 @@ def _take(source: ImageSource, layout: Layout, reference: str, console: Console)
             images_of(layout),
             settings=source.settings,
             state=_state(source),
+            architecture=architecture_of(source.target, source.machine),
             names=images_that_can_be(source),
             ours=lambda files: is_ours(source, files),
         )
@@ -106,14 +111,15 @@ def _push(source: ImageSource, layout: Layout, reference: str, images: Sequence[
     """Push the images, and attach to each its bill of materials and its provenance."""
     from envbuilder.build.papers import images_of, papers_of
     from envbuilder.files import human_size
-    from envbuilder.images.fleet import tags_of
+    from envbuilder.images.fleet import architecture_of, repository_of, tags_of
     from envbuilder.images.referrers import attach
-    from envbuilder.images.registry import Reference, Registry
+    from envbuilder.images.registry import Registry
 
-    parsed = Reference.parse(reference)
+    parsed = repository_of(reference)
     registry = Registry(reference=parsed, settings=source.settings, state=_state(source))
     with console.step("push") as step:
-        pushed = registry.push(images_of(layout), tags_of(parsed, source.release_name, [image.name for image in images]))
+        names, architecture = [image.name for image in images], architecture_of(source.target, source.machine)
+        pushed = registry.push(images_of(layout), tags_of(parsed, source.release_name, names, architecture=architecture))
         papers = {
             image.descriptor.digest: [
                 {"kind": paper.kind, "digest": attach(registry, image.descriptor, paper).digest} for paper in papers_of(layout, image.name)
