@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from envbuilder.build.image_inputs import ImageSource, lock_files, make_inputs, prove, python_of, settings_of
 from envbuilder.build.papers import images_of, provenance_of, sbom_of, subjects_of, write_bill, write_provenance
+from envbuilder.build.plan import chosen_machine
 from envbuilder.build.stages import Stage
 from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
 from envbuilder.facts.site_packages import find_site
@@ -142,6 +143,25 @@ def source_of_build(layout: Layout, *, store: Store, console: Console, offline: 
         console=console,
         offline=offline,
         own_wheels=tuple(_own(layout, store, value, filename) for value, filename in own.items()),
+    )
+
+
+def source_of_lock(target: str, release: str | None, platform: str | None, *, store: Store, console: Console, offline: bool) -> ImageSource:
+    """Return the source of a target's images where nothing was built: of its lock alone. Its own wheels, if it has any, are elsewhere."""
+    named, path = find_target(target)
+    name, chosen = named.release(release)
+    folder = lock_folder(path, named, name)
+    return ImageSource(
+        target=named,
+        release_name=name,
+        release=chosen,
+        lock=read_lock(folder),
+        lock_files=lock_files(folder),
+        machine=chosen_machine(named, platform),
+        store=store,
+        settings=read_settings(),
+        console=console,
+        offline=offline,
     )
 
 
