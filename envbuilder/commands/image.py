@@ -165,13 +165,11 @@ def _load(source: ImageSource, layout: Layout, images: Sequence[Image], console:
     from envbuilder.images.engines import DockerEngine
 
     engine = DockerEngine.connect()
-    loaded = []
-    for image in images:
-        tag = f"envbuilder/{source.target.name}:{source.release_name}-{image.name}"
-        with console.step(f"load {image.name}") as step:
-            loaded.append({"engine": "docker", "tag": tag, "id": engine.load(images_of(layout), image, tag)})
-            step.detail = tag
-    return loaded
+    tags = {f"envbuilder/{source.target.name}:{source.release_name}-{image.name}": image for image in images}
+    with console.step("load") as step:
+        loaded = engine.load(images_of(layout), tags)
+        step.detail = f"{len(loaded)} images"
+    return [{"engine": "docker", "tag": tag, "id": identity} for tag, identity in loaded.items()]
 
 
 def _with_engine(name: str, source: ImageSource, layout: Layout, console: Console) -> list[dict[str, str]]:

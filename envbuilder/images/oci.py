@@ -168,11 +168,18 @@ class Layout:
         found = f"sha256:{sha256_file(path)}"
         return "" if found == descriptor.digest else f"has the digest {found}"
 
+    def require(self, descriptors: Iterable[Descriptor]) -> None:
+        """Raise VerificationError for a blob that is not what its digest says."""
+        for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values():
+            if fault := self.check(descriptor):
+                raise VerificationError(
+                    f"{self.blob(descriptor.digest)} {fault}",
+                    why="It was changed, or not written to its end.",
+                    next="Remove it, and where it is a layer also in the store (layers/blobs there): then write the image anew.",
+                )
+
     def _document(self, descriptor: Descriptor) -> Mapping[str, Any]:
-        if fault := self.check(descriptor):
-            raise VerificationError(
-                f"{self.blob(descriptor.digest)} {fault}", why="It was changed, or not written to its end.", next="Write the image anew."
-            )
+        self.require([descriptor])
         try:
             document: Mapping[str, Any] = json.loads(self.blob(descriptor.digest).read_bytes())
         except ValueError as error:
