@@ -192,29 +192,39 @@ class Registry:
         return content
 
     def pull_blob(self, layout: Layout, blob: Descriptor) -> int:
-        """Bring a blob into a layout, unless it is there; return the bytes that were received."""
-        goal = layout.blob(blob.digest)
-        return 0 if goal.exists() and goal.stat().st_size == blob.size else self.pull_to(goal, blob)
+        """Bring a blob into a layout, unless it is there and right; return the bytes that were received."""
+        return self.pull_to(layout.blob(blob.digest), blob) if layout.check(blob) else 0
 
     def pull_to(self, goal: Path, blob: Descriptor) -> int:
         """Bring a blob to a path, proved by its digest; return the bytes that were received. Goes on after a break."""
         partial = goal.with_name(f".{goal.name}.partial")
-        received = 0
         with storage_errors(goal):
             goal.parent.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    received += self._receive(partial, blob)
-                    break
-                except requests.RequestException as error:
-                    if attempt == _ATTEMPTS:
-                        raise FetchError(
-                            f"the registry broke off {attempt} times", why=describe(error), next="Run the same command again."
-                        ) from error
-            if (found := f"sha256:{sha256_file(partial)}") != blob.digest:
+            resumed = partial.exists()
+            received = self._receive_all(partial, blob)
+            found = f"sha256:{sha256_file(partial)}"
+            if found != blob.digest and resumed:
+                # What was there may be damaged, or another registry's: only a blob that came in one piece tells of this one.
+                partial.unlink()
+                received += self._receive_all(partial, blob)
+                found = f"sha256:{sha256_file(partial)}"
+            if found != blob.digest:
                 partial.unlink()
                 raise _other_bytes(blob, found)
             partial.replace(goal)
+        return received
+
+    def _receive_all(self, partial: Path, blob: Descriptor) -> int:
+        received = 0
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                received += self._receive(partial, blob)
+                break
+            except requests.RequestException as error:
+                if attempt == _ATTEMPTS:
+                    raise FetchError(
+                        f"the registry broke off {attempt} times", why=describe(error), next="Run the same command again."
+                    ) from error
         return received
 
     def _receive(self, partial: Path, blob: Descriptor) -> int:

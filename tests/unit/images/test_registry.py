@@ -12,7 +12,7 @@ import requests
 
 from envbuilder.errors import FetchError, VerificationError
 from envbuilder.images import registry
-from envbuilder.images.oci import Descriptor, parse_manifest
+from envbuilder.images.oci import Descriptor, Layout, parse_manifest
 from envbuilder.images.registry import Reference, Registry, RegistryError
 from envbuilder.store.settings import Settings
 
@@ -179,6 +179,27 @@ def test_a_registry_that_ignores_the_range_is_heard_out(tmp_path: Path) -> None:
     (tmp_path / ".goal.partial").write_bytes(content[:5])
     assert talking_to(Session(lambda *_: said(200, content)), tmp_path).pull_to(tmp_path / "goal", blob) == 10
     assert (tmp_path / "goal").read_bytes() == content
+
+
+@pytest.mark.parametrize("rotten", [b"01X34", b"01234X6789", b"01234567890"])
+def test_what_was_left_of_a_download_may_be_damaged(tmp_path: Path, rotten: bytes) -> None:
+    """The registry would be blamed for it, with the advice not to use its copy; or nothing would be said at all."""
+    content = b"0123456789"
+    blob = Descriptor(media_type="x", digest=f"sha256:{hashlib.sha256(content).hexdigest()}", size=10)
+
+    def answer(method: str, url: str, headers: dict[str, str]) -> requests.Response:
+        have = int(headers["Range"].removeprefix("bytes=").rstrip("-")) if "Range" in headers else 0
+        return said(206 if have else 200, content[have:])
+
+    layout = Layout(tmp_path)
+    goal = layout.blob(blob.digest)
+    goal.parent.mkdir(parents=True)
+    goal.with_name(f".{goal.name}.partial").write_bytes(rotten)
+    goal.write_bytes(b"0123456X89")
+    assert talking_to(Session(answer), tmp_path).pull_blob(layout, blob) >= 10
+    assert goal.read_bytes() == content
+    assert talking_to(Session(answer), tmp_path).pull_blob(layout, blob) == 0
+    assert [path.name for path in goal.parent.iterdir()] == [goal.name]
 
 
 @pytest.mark.parametrize(
