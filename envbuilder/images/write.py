@@ -38,10 +38,6 @@ class Written:
     def size(self) -> int:
         return sum(blob.size for _, blob in self.layers)
 
-    @property
-    def unpacked(self) -> int:
-        return sum(blob.unpacked for _, blob in self.layers)
-
 
 @vanishing()
 def write_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from envbuilder.images import entry_point
 from envbuilder.images.layers import Blob, Compression, LayerStore
 from envbuilder.images.oci import Layout
 from envbuilder.images.provenance import opened, signed, statement
+from envbuilder.images.recipe import torch_closure
 from envbuilder.images.sbom import sbom
 from envbuilder.images.verify import check_blobs, check_files, own_files
 from envbuilder.images.write import write_images
@@ -82,6 +84,13 @@ def test_images_share_what_is_heavy(images: tuple[Inputs, Layout, dict[str, Imag
     for name in ("serve", "quantize", "dev"):
         assert [layer.digest for layer in found[name].layers[: len(base)]] == base
     assert {layer.digest for layer in found["serve"].layers[:-1]} < {layer.digest for layer in found["dev"].layers}
+
+
+def test_what_torch_requires_does_not_depend_on_the_kernel(make_inputs: Callable[..., Inputs]) -> None:
+    """The layers of `base` would: the kernel that runs where images are written must not decide what is in them."""
+    metadata = f'Requires-Dist: tqdm; platform_release == "{platform.release()}"\nRequires-Dist: sympy; platform_machine == "x86_64"\n'
+    inputs = make_inputs(serve={"torch": wheel("torch", {"torch/__init__.py": b""}, metadata=metadata)})
+    assert torch_closure(inputs.environments["serve"], inputs) == {"torch", "sympy"}
 
 
 def test_nobody_is_root_and_the_server_is_told_what_it_needs(images: tuple[Inputs, Layout, dict[str, Image]]) -> None:
