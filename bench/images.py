@@ -116,7 +116,7 @@ def write(inputs: Inputs, work: Path, *, load: bool, registry: str | None) -> di
         if load:
             clock = Clock()
             engine = DockerEngine.connect()
-            engine.load(layout, layout.images()[0], "envbuilder-bench:loaded")
+            engine.load(layout, {"envbuilder-bench:loaded": layout.images()[0]})
             times["loaded"] = _sum(made, clock.read())
             engine.client.images.remove("envbuilder-bench:loaded")
         if registry:

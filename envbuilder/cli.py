@@ -12,7 +12,9 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from envbuilder import __version__
@@ -20,7 +22,7 @@ from envbuilder.console import Console
 from envbuilder.errors import EnvbuilderError, StorageError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # name -> what `envbuilder --help` says of it. The module is envbuilder.commands.<name>, with - as _.
 COMMANDS = {
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     console = Console(json_mode="--json" in _own(arguments))
     try:
-        return _delivered(lambda: _guarded(arguments, console))
+        with _terminable():
+            return _delivered(lambda: _guarded(arguments, console))
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nobody is left to tell.
         _discard_output()
@@ -74,6 +77,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure = StorageError(f"cannot write {error.filename or 'to standard output'}", why=error.strerror or str(error))
         console.error(failure)
         return failure.exit_code
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Take SIGTERM for an interrupt: where CI cancels a job, too, programs that were started end, and what is half made goes."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # whoever set another answer, or none, wants it so
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _guarded(arguments: Sequence[str], console: Console) -> int:

@@ -40,6 +40,19 @@ def storage_errors(path: Path) -> Iterator[None]:
                 raise
 
 
+@contextlib.contextmanager
+def vanishing() -> Iterator[None]:
+    """Say of a file that was there a moment ago that somebody took it away: for work on files that were all seen before."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"a file has vanished while it was used: {error.filename}",
+            why="Something removes files there: `envbuilder cache gc` in another shell, or a cleaner of temporary files.",
+            next="Run the same command again: what is missing is fetched or made anew.",
+        ) from error
+
+
 def disk_full(path: Path) -> StorageError:
     """The error for a full disk, with the numbers."""
     existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from envbuilder import __version__
 from envbuilder.build.image_inputs import ImageSource, lock_files, make_inputs, prove, python_of, settings_of, target_document
 from envbuilder.build.papers import images_of, provenance_of, sbom_of, subjects_of, write_bill, write_provenance
+from envbuilder.build.plan import chosen_machine
 from envbuilder.build.stages import Stage
 from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
 from envbuilder.facts.site_packages import find_site
-from envbuilder.files import human_size
+from envbuilder.files import human_size, vanishing
 from envbuilder.images.layers import LayerStore
 from envbuilder.images.provenance import statement
 from envbuilder.images.write import write_images
@@ -92,6 +93,7 @@ class ImageStage:
         )
 
 
+@vanishing()
 def make_images(source: ImageSource, layout: Layout, console: Console) -> list[Written]:
     """Prove what goes into the images, write them, and what is to be said of them beside them."""
     inputs = make_inputs(source, prove(source, fitting_sites(source, layout), layout.scratch))
@@ -143,6 +145,25 @@ def source_of_build(layout: Layout, *, store: Store, console: Console, offline: 
         console=console,
         offline=offline,
         own_wheels=tuple(_own(layout, store, value, filename) for value, filename in own.items()),
+    )
+
+
+def source_of_lock(target: str, release: str | None, platform: str | None, *, store: Store, console: Console, offline: bool) -> ImageSource:
+    """Return the source of a target's images where nothing was built: of its lock alone. Its own wheels, if it has any, are elsewhere."""
+    named, path = find_target(target)
+    name, chosen = named.release(release)
+    folder = lock_folder(path, named, name)
+    return ImageSource(
+        target=named,
+        release_name=name,
+        release=chosen,
+        lock=read_lock(folder),
+        lock_files=lock_files(folder),
+        machine=chosen_machine(named, platform),
+        store=store,
+        settings=read_settings(),
+        console=console,
+        offline=offline,
     )
 
 

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__
-from envbuilder.build.image_inputs import hashes_of, settings_of, target_document
+from envbuilder.build.image_inputs import _compiled, hashes_of, settings_of, target_document
 from envbuilder.errors import ConfigurationError
 from envbuilder.files import canonical_json, sha256_file, write_json
 from envbuilder.images.oci import Layout as ImageLayout
@@ -105,16 +105,23 @@ def sign(layout: Layout, key: Path) -> Path:
 # -- images of other machines ------------------------------------------------------------------------------------
 
 
-def is_ours(source: ImageSource, files: Mapping[str, bytes]) -> bool:
-    """Whether an image says of itself what ours would: this target, these wheels, this version of envbuilder."""
+def is_ours(source: ImageSource, files: Mapping[str, bytes], *, compiled: bool = False) -> bool:
+    """Whether an image says of itself what ours would: this target, these wheels, this version of envbuilder.
+
+    With `compiled`, nothing was built here: its vLLM is to be one that was compiled, from what this lock and target would compile.
+    """
+    known = hashes_of(source)
     try:
         about = json.loads(files["image.json"])
-        held = {row["sha256"] for row in about["distributions"]}
+        names = {row["name"] for row in about["distributions"]}
+        foreign = {row["name"] for row in about["distributions"] if row["sha256"] not in known}
+        right = all(canonical_json(about["compiled"][name]) == canonical_json(_compiled(source)) for name in foreign) if compiled else True
         made = (about["envbuilder"], about["python"], about["platform"])
     except (KeyError, TypeError, ValueError):
         return False
     here = (__version__, settings_of(source).python, f"linux/{source.machine}")
-    return made == here and files.get("target.json") == target_document(source) and held <= hashes_of(source)
+    expected = names & {"vllm"} if compiled else set()
+    return made == here and files.get("target.json") == target_document(source) and foreign == expected and right
 
 
 def keep_papers(source: ImageSource, layout: Layout, papers: Sequence[Paper]) -> None:

@@ -1,7 +1,8 @@
 """Show what the store of fetched files holds (status), or remove what no known lock needs (gc).
 
-The store is shared by all builds of this user. gc keeps every file that a lock of a known target names, and compiles of
-the last 30 days; environments that were built stay whole, since their files are their own.
+The store is shared by all builds of this user. gc keeps every file that a lock of a known target names, layers that an output
+folder holds as well or that are younger than a day, and compiles of the last 30 days; environments and images that were
+built stay whole, since their files are their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("status", "gc"), help="status: how much is where; gc: remove what no lock needs")
-    parser.add_argument("--target", metavar="T", action="append", help="gc: keep only what this target's locks name (may be repeated)")
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        action="append",
+        help="gc: keep only what the locks of this target name; a name or a TOML file (may be repeated)",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -37,9 +43,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _needed(targets: list[str] | None) -> set[str]:
-    """Return the hashes that the locks of the named targets name, or all known ones."""
-    from envbuilder.commands.options import known_locks
+    """Return the hashes that the locks of the named targets name, or all known ones.
+
+    A target's own file may lie anywhere. Raises UsageError for one that was never locked: nothing of it could be kept.
+    """
+    from envbuilder.commands.options import known_locks, locks_of
+    from envbuilder.errors import UsageError
     from envbuilder.targets.catalogue import find_target
 
-    names = {find_target(target)[0].name for target in targets or ()}
-    return {sha256 for lock in known_locks() if not names or lock.target in names for sha256 in lock.hashes()}
+    if not targets:
+        return {sha256 for lock in known_locks() for sha256 in lock.hashes()}
+    needed: set[str] = set()
+    for name in targets:
+        locks = list(locks_of(*find_target(name)))
+        if not locks:
+            raise UsageError(f"target {name} has no lock", why="Every file would be removed.", next="Lock it first, or leave --target out.")
+        needed |= {sha256 for lock in locks for sha256 in lock.hashes()}
+    return needed

@@ -49,15 +49,21 @@ def fitting_target() -> str:
 
 def known_locks() -> Iterator[Lock]:
     """Yield the locks of all known targets; a lock that cannot be read ends the command."""
-    from envbuilder.locking.model import read_lock
-    from envbuilder.targets.catalogue import find_target, lock_folder, target_files
+    from envbuilder.targets.catalogue import find_target, target_files
 
     for name in target_files():
-        target, path = find_target(name)
-        for release in target.releases:
-            folder = lock_folder(path, target, release)
-            if (folder / "inputs.toml").is_file():
-                yield read_lock(folder)
+        yield from locks_of(*find_target(name))
+
+
+def locks_of(target: Target, path: Path) -> Iterator[Lock]:
+    """Yield the locks of a target's releases, those that were locked; one that cannot be read ends the command."""
+    from envbuilder.locking.model import read_lock
+    from envbuilder.targets.catalogue import lock_folder
+
+    for release in target.releases:
+        folder = lock_folder(path, target, release)
+        if (folder / "inputs.toml").is_file():
+            yield read_lock(folder)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ FlashInfer and torch's extension builder look in /usr/local/cuda, and link with 
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING
 
 from envbuilder.images.tree import symlink
@@ -23,7 +22,7 @@ _COMPILER = "/bin/nvcc"
 
 def toolkit_links(wheels: Sequence[Wheel], site: str) -> Iterator[Entry]:
     """Yield the links into site-packages, a path without its first slash; none where no wheel brings nvcc."""
-    members = [name for wheel in wheels if wheel.name.startswith("nvidia-") for name in _members(wheel)]
+    members = [name for wheel in wheels if wheel.name.startswith("nvidia-") for name in wheel.members()]
     home = next((name.removesuffix(_COMPILER) for name in members if name.endswith(_COMPILER)), None)
     if home is None:
         return
@@ -36,8 +35,3 @@ def toolkit_links(wheels: Sequence[Wheel], site: str) -> Iterator[Entry]:
             plain, dot_so, version = library.partition(".so")
             if version:  # the name that the linker asks for; wheels leave it out
                 yield symlink(f"{HOME}/lib64/{plain}{dot_so}", library)
-
-
-def _members(wheel: Wheel) -> list[str]:
-    with zipfile.ZipFile(wheel.path) as archive:
-        return archive.namelist()

@@ -18,12 +18,12 @@ from typing import IO, TYPE_CHECKING, Any
 import zstandard
 
 from envbuilder.errors import ProgramError, StepError
-from envbuilder.files import remove_tree, storage_errors, write_atomic
+from envbuilder.files import remove_tree, storage_errors, vanishing, write_atomic
 from envbuilder.images.docker_archive import write_docker_archive
 from envbuilder.process import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import docker
 
@@ -56,17 +56,22 @@ class DockerEngine:
             raise _no_engine(error) from error
         return cls(client=client)
 
-    def load(self, layout: Layout, image: Image, tag: str) -> str:
-        """Hand an image over under a tag; return the engine's id for it, which is the digest of its configuration."""
+    @vanishing()
+    def load(self, layout: Layout, images: Mapping[str, Image]) -> dict[str, str]:
+        """Hand images over by their tags; return the engine's ids for them by tag, which are the digests of their configurations.
+
+        Raises EngineError, and VerificationError where the layout does not hold what it should: no engine notices half a layer.
+        """
         import docker  # noqa: PLC0415
 
+        layout.require(blob for image in images.values() for blob in image.blobs)
         reader, writer = os.pipe()
         failures: list[BaseException] = []
 
         def feed() -> None:
             try:
                 with os.fdopen(writer, "wb") as goal:
-                    write_docker_archive(layout, image, [tag], goal)
+                    write_docker_archive(layout, images, goal)
             except BrokenPipeError:
                 pass  # the engine stopped listening: what it says is the error
             except BaseException as error:  # noqa: BLE001 - told by the thread that waits
@@ -77,15 +82,18 @@ class DockerEngine:
         try:
             with os.fdopen(reader, "rb") as archive:
                 self.client.images.load(archive)
+            return {tag: str(self.client.images.get(tag).id) for tag in images}
         except (docker.errors.DockerException, OSError) as error:
+            thread.join()
+            if failures:  # the engine only saw that the archive ended
+                raise failures[0] from error
             raise EngineError(
-                f"the Docker engine did not take {image.name}", why=str(error), next="See the engine's log, and whether its disk is full."
+                f"the Docker engine did not take {', '.join(images)}",
+                why=str(error),
+                next="See the engine's log, and whether its disk is full.",
             ) from error
         finally:
             thread.join()
-        if failures:
-            raise failures[0]
-        return str(self.client.images.get(tag).id)
 
 
 def _no_engine(error: BaseException) -> EngineError:
@@ -96,6 +104,7 @@ def _no_engine(error: BaseException) -> EngineError:
     )
 
 
+@vanishing()
 def build_with(engine: str, layout: Layout, image: Image, tag: str, *, scratch: Path, log: Path) -> str:
     """Build an image from its Dockerfile with docker's BuildKit, or with buildah; return the engine's id for it."""
     program = shutil.which(engine)
@@ -107,6 +116,7 @@ def build_with(engine: str, layout: Layout, image: Image, tag: str, *, scratch: 
             why=f"Its root filesystem is {rootfs}, whose layers may delete files of one another: only that image's own layers can.",
             next=f"Leave --engine out, and write a Dockerfile FROM {rootfs} for what you want to put between.",
         )
+    layout.require(image.blobs)
     if engine == "docker":
         DockerEngine.connect()
     with _context(layout, image, scratch) as folder:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from envbuilder.errors import UsageError
 from envbuilder.files import human_size
 from envbuilder.images.inputs import IMAGES
-from envbuilder.images.oci import MANIFEST_TYPE, Descriptor, parse_manifest
+from envbuilder.images.oci import ARCHITECTURES, MANIFEST_TYPE, Descriptor, parse_manifest
 from envbuilder.images.referrers import attached
 from envbuilder.images.registry import Reference, Registry
 from envbuilder.images.verify import own_files
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from envbuilder.images.oci import Layout
     from envbuilder.images.referrers import Paper
     from envbuilder.store.settings import Settings
+    from envbuilder.targets.model import Machine, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,28 @@ class Taken:
     papers: tuple[Paper, ...] = ()
 
 
-def tags_of(reference: Reference, release: str, names: Iterable[str]) -> dict[str, str]:
-    """Return {image: tag}: one repository holds all four, so that what they share is stored once."""
-    return {name: f"{reference.tag or release}-{name}" for name in names}
+def repository_of(text: str) -> Reference:
+    """Return where images go to or come from. Raises UsageError for a digest: there are four images, told apart by their tags."""
+    reference = Reference.parse(text)
+    if reference.digest:
+        raise UsageError(
+            f"{text} names one image by its digest", next=f"Name the repository, with a tag or without: {reference.tagged('TAG')}."
+        )
+    return reference
+
+
+def tags_of(reference: Reference, release: str, names: Iterable[str], *, architecture: str = "") -> dict[str, str]:
+    """Return {image: tag}: one repository holds all four, so that what they share is stored once.
+
+    With `architecture`, a target's images for one platform do not take the tags of those for another.
+    """
+    end = f"-{architecture}" if architecture else ""
+    return {name: f"{reference.tag or release}-{name}{end}" for name in names}
+
+
+def architecture_of(target: Target, machine: Machine) -> str:
+    """Return the architecture that tags name: none where a target has one platform alone."""
+    return ARCHITECTURES[machine]["architecture"] if len(target.machines) > 1 else ""
 
 
 def take(
@@ -43,6 +64,7 @@ def take(
     *,
     settings: Settings,
     state: Path,
+    architecture: str = "",
     names: Sequence[str] = IMAGES,
     ours: Callable[[Mapping[str, bytes]], bool] = lambda _: True,
 ) -> Taken:
@@ -52,11 +74,11 @@ def take(
     (a compiled wheel in the published one's place, another overlay). Raises RegistryError, VerificationError (other bytes
     than digests say, not an image of envbuilder).
     """
-    parsed = Reference.parse(reference)
+    parsed = repository_of(reference)
     registry = Registry(reference=parsed, settings=settings, state=state)
     found: list[tuple[str, Descriptor, dict[str, str]]] = []
     received = 0
-    for name, tag in tags_of(parsed, release, names).items():
+    for name, tag in tags_of(parsed, release, names, architecture=architecture).items():
         answer = registry.manifest(tag)
         if answer is None:
             return Taken(images=(), detail=f"no {tag} there")

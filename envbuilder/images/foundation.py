@@ -1,7 +1,7 @@
 """Somebody's image as the bottom of ours: its layers stay as they are, byte for byte, and one of ours settles them.
 
-That one layer holds the user who runs, and every setuid file once more without that bit. The rest is the image's own
-affair; Python comes from it.
+That one layer holds the user who runs, and every file that makes one root, setuid or with capabilities, once more without
+that. The rest is the image's own affair; Python comes from it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _SETUID = 0o6000
+_CAPABILITY = "SCHILY.xattr.security.capability"  # of a file (capabilities(7)), as a layer's tar has it
 _LIBRARIES = ("usr/lib/{0}-linux-gnu", "lib/{0}-linux-gnu", "usr/lib64", "lib64", "usr/lib", "lib")
 _KINDS = {tarfile.DIRTYPE: Kind.FOLDER, tarfile.SYMTYPE: Kind.SYMLINK, tarfile.LNKTYPE: Kind.HARDLINK}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A path of the image as it is seen through all layers: what it is, and in which layer it lies."""
+    """A path of the image as it is seen through all layers: what it is, and in which layer it lies; `raises`: it gives its caller rights."""
 
     kind: Kind
     mode: int
@@ -48,6 +49,7 @@ class Seen:
     gid: int
     target: str
     layer: int
+    raises: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +161,16 @@ class _Image:
         self.tree = _seen(locked, paths)
 
     def settle(self, user: User) -> Iterator[Entry]:
+        """Yield our layer's files, and the folders that they are in as the image has them: a layer says of each what it is."""
+        settled = list(self._settled(user))
+        for path in sorted({parent for entry in settled for parent in _parents(entry.path)}):
+            if (seen := self.tree.get(path)) and seen.kind is Kind.FOLDER:
+                yield folder(path, mode=seen.mode, uid=seen.uid, gid=seen.gid)
+        yield from settled
+
+    def _settled(self, user: User) -> Iterator[Entry]:
         own = {"passwd": f"{user.name}:x:{user.uid}:{user.uid}::{user.home}:/bin/sh\n", "group": f"{user.name}:x:{user.uid}:\n"}
-        strip = {path: seen for path, seen in self.tree.items() if seen.mode & _SETUID and seen.kind in {Kind.FILE, Kind.HARDLINK}}
+        strip = {path: seen for path, seen in self.tree.items() if seen.raises and seen.kind in {Kind.FILE, Kind.HARDLINK}}
         content = self.read([*(f"etc/{name}" for name in own), *strip])
         for name, line in own.items():
             yield file(f"etc/{name}", _without(content.get(f"etc/{name}", b""), user) + line.encode())
@@ -211,6 +221,7 @@ class _Image:
 def _seen(locked: RootfsImage, paths: tuple[Path, ...]) -> dict[str, Seen]:
     """Return all paths as a container sees them, deletions of higher layers applied (OCI Image Format, "Whiteouts")."""
     tree: dict[str, Seen] = {}
+    parents: set[str] = set()
     for number, (layer, path) in enumerate(zip(locked.layers, paths, strict=True)):
         for member, _ in _members(layer, path):
             name = _name(member)
@@ -220,15 +231,32 @@ def _seen(locked: RootfsImage, paths: tuple[Path, ...]) -> dict[str, Seen]:
                 for below in [it for it, seen in tree.items() if seen.layer < number and _is_below(it, gone, itself=last != _OPAQUE)]:
                     del tree[below]
             elif name:
-                tree[name] = Seen(
-                    kind=_KINDS.get(member.type, Kind.FILE),
-                    mode=member.mode & 0o7777,
-                    uid=member.uid,
-                    gid=member.gid,
-                    target=_plain(member.linkname) if member.islnk() else member.linkname,
-                    layer=number,
-                )
+                if name in parents and not member.isdir():  # what was in a folder goes with it
+                    for below in [it for it in tree if _is_below(it, name, itself=False)]:
+                        del tree[below]
+                parents.update(_parents(name))
+                tree[name] = _look(member, number, tree)
     return tree
+
+
+def _look(member: tarfile.TarInfo, layer: int, tree: Mapping[str, Seen]) -> Seen:
+    target = _plain(member.linkname) if member.islnk() else member.linkname
+    raises = bool(member.mode & _SETUID) or _CAPABILITY in member.pax_headers
+    linked = tree.get(target) if member.islnk() else None  # one file by two names: what it gives, it gives by both
+    return Seen(
+        kind=_KINDS.get(member.type, Kind.FILE),
+        mode=member.mode & 0o7777,
+        uid=member.uid,
+        gid=member.gid,
+        target=target,
+        layer=layer,
+        raises=raises or (linked is not None and linked.raises),
+    )
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _is_below(path: str, top: str, *, itself: bool) -> bool:

@@ -113,18 +113,18 @@ class LayerStore:
         with storage_errors(self.root), ExitStack() as stack:
             (self.root / "layers" / "blobs").mkdir(parents=True, exist_ok=True)
             try:
-                blob = self._write(layer.make(stack).values(), compression)
+                blob, mtime = self._write(layer.make(stack).values(), compression)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise VerificationError(
                     f"layer {layer.name!r} cannot be made: a file of the store is damaged",
                     why=f"{type(error).__name__}: {error}",
                     next="Remove that wheel from the store (`envbuilder cache status` says where it is), and build again.",
                 ) from error
-            mtime = self.path(blob.digest).stat().st_mtime_ns
             write_json(self.root / "layers" / f"{key}.json", {"layer": layer.name, "blob": asdict(blob), "mtime_ns": mtime})
         return blob, True
 
-    def _write(self, entries: Iterable[Entry], compression: Compression) -> Blob:
+    def _write(self, entries: Iterable[Entry], compression: Compression) -> tuple[Blob, int]:
+        """Write a layer; return it and its time, taken before it has a name by which somebody could write to it or remove it."""
         temporary = self.root / "layers" / "blobs" / f".{secrets.token_hex(8)}"
         try:
             with temporary.open("wb") as goal:
@@ -135,10 +135,11 @@ class LayerStore:
                 goal.flush()
                 os.fsync(goal.fileno())
             temporary.chmod(0o444)  # in an output folder it may be a second name of the same file
+            mtime = temporary.stat().st_mtime_ns
             temporary.replace(self.path(blob.digest))
         finally:
             temporary.unlink(missing_ok=True)
-        return blob
+        return blob, mtime
 
 
 def unpacked(packed: IO[bytes], media_type: str, *, seen: Callable[[bytes], object] = lambda _: None) -> Unpacked:

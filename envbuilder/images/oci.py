@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.errors import VerificationError
-from envbuilder.files import canonical_json, remove_tree, sha256_file, storage_errors, write_atomic
+from envbuilder.files import canonical_json, sha256_file, storage_errors, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -116,20 +117,18 @@ class Layout:
         return Descriptor(media_type=media_type, digest=digest, size=len(payload))
 
     def add_file(self, media_type: str, path: Path, digest: str) -> Descriptor:
-        """Add a blob that lies elsewhere, as a second name of the same file where the disk allows it."""
+        """Add a blob that lies elsewhere, as a second name of the same file where the disk allows it. Threads may add the same one."""
         goal = self.blob(digest)
         with storage_errors(goal):
             size = path.stat().st_size
             goal.parent.mkdir(parents=True, exist_ok=True)
             if not (goal.exists() and (goal.samefile(path) or _like(goal, path))):
-                temporary = goal.with_name(f".{goal.name}.{os.getpid()}")
-                remove_tree(temporary)
+                temporary = goal.with_name(f".{goal.name}.{secrets.token_hex(8)}")
                 try:
-                    os.link(path, temporary)
-                except OSError:  # another disk, or one without links
-                    shutil.copyfile(path, temporary)
-                    shutil.copystat(path, temporary)
-                temporary.replace(goal)
+                    _link(path, temporary)
+                    temporary.replace(goal)
+                finally:
+                    temporary.unlink(missing_ok=True)  # a rename onto a name of the same file leaves both
         return Descriptor(media_type=media_type, digest=digest, size=size)
 
     def write_index(self, images: Iterable[tuple[str, Descriptor, Mapping[str, Any]]]) -> None:
@@ -183,16 +182,31 @@ class Layout:
         found = f"sha256:{sha256_file(path)}"
         return "" if found == descriptor.digest else f"has the digest {found}"
 
+    def require(self, descriptors: Iterable[Descriptor]) -> None:
+        """Raise VerificationError for a blob that is not what its digest says."""
+        for descriptor in {descriptor.digest: descriptor for descriptor in descriptors}.values():
+            if fault := self.check(descriptor):
+                raise VerificationError(
+                    f"{self.blob(descriptor.digest)} {fault}",
+                    why="It was changed, or not written to its end.",
+                    next="Remove it, and where it is a layer also in the store (layers/blobs there): then write the image anew.",
+                )
+
     def _document(self, descriptor: Descriptor) -> Mapping[str, Any]:
-        if fault := self.check(descriptor):
-            raise VerificationError(
-                f"{self.blob(descriptor.digest)} {fault}", why="It was changed, or not written to its end.", next="Write the image anew."
-            )
+        self.require([descriptor])
         try:
             document: Mapping[str, Any] = json.loads(self.blob(descriptor.digest).read_bytes())
         except ValueError as error:
             raise VerificationError(f"{descriptor.digest} is no JSON", why=str(error)) from error
         return document
+
+
+def _link(path: Path, goal: Path) -> None:
+    try:
+        os.link(path, goal)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(path, goal)
+        shutil.copystat(path, goal)
 
 
 def _like(one: Path, other: Path) -> bool:

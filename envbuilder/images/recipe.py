@@ -23,6 +23,7 @@ from envbuilder.images.rootfs import read_debs, root_tree
 from envbuilder.images.sbom import sbom
 from envbuilder.images.tree import Entry, difference, file, folder, symlink, whole
 from envbuilder.images.wheels import PREFIX, wheel_entries
+from envbuilder.targets.markers import marker_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,8 +70,7 @@ def _wheels(image: ImageName, inputs: Inputs) -> tuple[list[Wheel], list[Wheel]]
 def torch_closure(environment: EnvironmentInputs, inputs: Inputs) -> frozenset[str]:
     """Return torch and what it requires, as far as the environment holds it."""
     by_name = {wheel.name: wheel for wheel in environment.wheels}
-    python, machine = inputs.python, inputs.machine
-    marker = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": machine, **_LINUX}
+    marker = marker_environment(f"{inputs.python}.0", inputs.machine)
     found: set[tuple[str, str]] = set()
     waiting = [("torch", "")]
     while waiting:
@@ -83,15 +83,6 @@ def torch_closure(environment: EnvironmentInputs, inputs: Inputs) -> frozenset[s
                 required = str(canonicalize_name(requirement.name))
                 waiting += [(required, ""), *((required, wanted) for wanted in requirement.extras)]
     return frozenset(name for name, _ in found)
-
-
-_LINUX = {
-    "sys_platform": "linux",
-    "platform_system": "Linux",
-    "os_name": "posix",
-    "implementation_name": "cpython",
-    "platform_python_implementation": "CPython",
-}
 
 
 # -- layers of packages ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 8 << 20  # of an upload: what is lost at most when a connection drops
 _ATTEMPTS = 5
+_LEADS = 10  # a request goes on at most so often: to where it is led, or with a login
 _REFERENCE = re.compile(
     r"^(?P<host>[\w.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)/(?P<path>[a-z0-9][a-z0-9._/-]*)(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?$"
 )
@@ -191,29 +192,39 @@ class Registry:
         return content
 
     def pull_blob(self, layout: Layout, blob: Descriptor) -> int:
-        """Bring a blob into a layout, unless it is there; return the bytes that were received."""
-        goal = layout.blob(blob.digest)
-        return 0 if goal.exists() and goal.stat().st_size == blob.size else self.pull_to(goal, blob)
+        """Bring a blob into a layout, unless it is there and right; return the bytes that were received."""
+        return self.pull_to(layout.blob(blob.digest), blob) if layout.check(blob) else 0
 
     def pull_to(self, goal: Path, blob: Descriptor) -> int:
         """Bring a blob to a path, proved by its digest; return the bytes that were received. Goes on after a break."""
         partial = goal.with_name(f".{goal.name}.partial")
-        received = 0
         with storage_errors(goal):
             goal.parent.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    received += self._receive(partial, blob)
-                    break
-                except requests.RequestException as error:
-                    if attempt == _ATTEMPTS:
-                        raise FetchError(
-                            f"the registry broke off {attempt} times", why=describe(error), next="Run the same command again."
-                        ) from error
-            if (found := f"sha256:{sha256_file(partial)}") != blob.digest:
+            resumed = partial.exists()
+            received = self._receive_all(partial, blob)
+            found = f"sha256:{sha256_file(partial)}"
+            if found != blob.digest and resumed:
+                # What was there may be damaged, or another registry's: only a blob that came in one piece tells of this one.
+                partial.unlink()
+                received += self._receive_all(partial, blob)
+                found = f"sha256:{sha256_file(partial)}"
+            if found != blob.digest:
                 partial.unlink()
                 raise _other_bytes(blob, found)
             partial.replace(goal)
+        return received
+
+    def _receive_all(self, partial: Path, blob: Descriptor) -> int:
+        received = 0
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                received += self._receive(partial, blob)
+                break
+            except requests.RequestException as error:
+                if attempt == _ATTEMPTS:
+                    raise FetchError(
+                        f"the registry broke off {attempt} times", why=describe(error), next="Run the same command again."
+                    ) from error
         return received
 
     def _receive(self, partial: Path, blob: Descriptor) -> int:
@@ -250,15 +261,18 @@ class Registry:
     def _request(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> requests.Response:  # noqa: ANN401
         if self._session is None:
             self._session = new_session(self.settings)
-        for _ in range(2):
-            # What a registry says may lead elsewhere (an upload's place): a login is for its own host alone.
-            known = self._authorization and urlsplit(url).netloc == self.reference.host
-            own = {**(headers or {}), **({"Authorization": self._authorization} if known else {})}
+        for _ in range(_LEADS):
+            # What a registry says may lead elsewhere (an upload's place, a blob's): a login is for its own host alone.
+            own = url.startswith(f"{self.reference.url}/")
+            login = {"Authorization": self._authorization} if own and self._authorization else {}
             answer = self._session.request(
-                method, url, headers=own, timeout=TIMEOUT_S, allow_redirects=method in {"GET", "HEAD"}, **options
+                method, url, headers={**(headers or {}), **login}, timeout=TIMEOUT_S, allow_redirects=False, auth=_as_it_is, **options
             )
-            if answer.status_code != requests.codes.unauthorized or not self._authorize(answer):
+            if answer.is_redirect and method in {"GET", "HEAD"}:
+                url = urljoin(url, answer.headers["Location"])
+            elif answer.status_code != requests.codes.unauthorized or not own or not self._authorize(answer):
                 break
+            answer.close()
         return answer
 
     def _authorize(self, answer: requests.Response) -> bool:
@@ -279,9 +293,20 @@ class Registry:
         return True
 
     def _token(self, challenge: Mapping[str, str], login: tuple[str, str] | None) -> str:
+        """Ask for a token where a registry says that they are given; that may be another host, as Docker's own registry has it.
+
+        Raises RegistryError where the login would have to go there unencrypted.
+        """
         assert self._session is not None  # noqa: S101 - it brought the challenge
+        realm = challenge.get("realm", "")
+        if login and not realm.startswith(("https://", f"{self.reference.url}/")):
+            raise RegistryError(
+                f"{self.reference.host} wants its login sent elsewhere, unencrypted",
+                why=f"It says that tokens are given at {realm!r}; nothing was sent there.",
+                next="Have the registry name an https:// address as its token realm.",
+            )
         wanted = {key: challenge[key] for key in ("service", "scope") if key in challenge}
-        answer = self._session.get(challenge.get("realm", ""), params=wanted, auth=login, timeout=TIMEOUT_S)
+        answer = self._session.get(realm, params=wanted, auth=login or _as_it_is, timeout=TIMEOUT_S, allow_redirects=False)
         if answer.status_code != requests.codes.ok:
             return ""
         document = answer.json()
@@ -303,6 +328,11 @@ class Registry:
         return RegistryError(
             f"{self.reference.host}: {what}", why=why, next="Run the same command again: what has arrived is not sent twice."
         )
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Authenticate nothing: without a word on it, requests would put what ~/.netrc has for a host in the place of our own login."""
+    return request
 
 
 def _messages(answer: requests.Response) -> Iterator[str]:

@@ -9,7 +9,7 @@ import enum
 import hashlib
 import io
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -102,7 +102,3 @@ def difference(upper: Mapping[str, Entry], lower: Mapping[str, Entry]) -> dict[s
 
 def _same(one: Entry, other: Entry) -> bool:
     return one.looks == other.looks and one.origin == other.origin
-
-
-def moved(entry: Entry, path: str) -> Entry:
-    return replace(entry, path=path)

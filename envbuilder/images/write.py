@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.files import canonical_json
+from envbuilder.files import canonical_json, vanishing
 from envbuilder.images.about import labels
-from envbuilder.images.oci import ARCHITECTURES, CONFIG_TYPE, MANIFEST_TYPE
+from envbuilder.images.oci import ARCHITECTURES, CONFIG_TYPE, MANIFEST_TYPE, Descriptor
 from envbuilder.images.recipe import OWN, contents, layers_of
 from envbuilder.images.wheels import PREFIX
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from envbuilder.console import Console
     from envbuilder.images.inputs import ImageName, Inputs
     from envbuilder.images.layers import Blob, Layer, LayerStore
-    from envbuilder.images.oci import Descriptor, Layout
+    from envbuilder.images.oci import Layout
 
 CREATED = "2020-01-01T00:00:00Z"  # tree.EPOCH
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -38,19 +38,17 @@ class Written:
     def size(self) -> int:
         return sum(blob.size for _, blob in self.layers)
 
-    @property
-    def unpacked(self) -> int:
-        return sum(blob.unpacked for _, blob in self.layers)
 
-
+@vanishing()
 def write_images(
     inputs: Inputs, *, layers: LayerStore, layout: Layout, console: Console, images: Sequence[ImageName] | None = None
 ) -> list[Written]:
     """Write images and name them in the layout's index. Layers that several images have are made once."""
     inputs.compression.check()
     recipes = {image: layers_of(image, inputs) for image in images or inputs.images}
-    blobs = _make({layer.key(inputs.compression): layer for recipe in recipes.values() for layer in recipe}, inputs, layers, console)
-    written = [_write(image, recipe, inputs, blobs, layers=layers, layout=layout) for image, recipe in recipes.items()]
+    wanted = {layer.key(inputs.compression): layer for recipe in recipes.values() for layer in recipe}
+    blobs = _make(wanted, inputs, console, layers=layers, layout=layout)
+    written = [_write(image, recipe, inputs, blobs, layout) for image, recipe in recipes.items()]
     platform = platform_of(inputs)
     layout.write_index([(it.name, it.descriptor, platform) for it in written])
     return written
@@ -60,16 +58,20 @@ def platform_of(inputs: Inputs) -> dict[str, str]:
     return {**ARCHITECTURES[inputs.machine], "os": "linux"}
 
 
-def _make(wanted: Mapping[str, Layer], inputs: Inputs, layers: LayerStore, console: Console) -> dict[str, tuple[Blob, bool]]:
+def _make(
+    wanted: Mapping[str, Layer], inputs: Inputs, console: Console, *, layers: LayerStore, layout: Layout
+) -> dict[str, tuple[Blob, bool]]:
     """Make the layers that the store does not have, one per core: unpacking, hashing and compressing all leave the interpreter's lock."""
     missing = [key for key, layer in wanted.items() if layer.ready is None and layers.find(key) is None]
     with console.progress("layers", len(missing), unit="layers") as progress, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
 
         def make(key: str) -> tuple[str, tuple[Blob, bool]]:
-            made = layers.get(wanted[key], inputs.compression)
-            if made[1]:
+            blob, made = layers.get(wanted[key], inputs.compression)
+            # Under its second name at once: whoever cleans the store while the others are made takes nothing from us.
+            layout.add_file(blob.media_type, layers.path(blob.digest), blob.digest)
+            if made:
                 progress.advance(1)
-            return key, made
+            return key, (blob, made)
 
         tasks = [pool.submit(make, key) for key in wanted]
         try:
@@ -79,11 +81,9 @@ def _make(wanted: Mapping[str, Layer], inputs: Inputs, layers: LayerStore, conso
             raise
 
 
-def _write(
-    image: ImageName, recipe: Sequence[Layer], inputs: Inputs, blobs: Mapping[str, tuple[Blob, bool]], *, layers: LayerStore, layout: Layout
-) -> Written:
+def _write(image: ImageName, recipe: Sequence[Layer], inputs: Inputs, blobs: Mapping[str, tuple[Blob, bool]], layout: Layout) -> Written:
     chosen = [(layer.name, *blobs[layer.key(inputs.compression)]) for layer in recipe]
-    descriptors = [layout.add_file(blob.media_type, layers.path(blob.digest), blob.digest) for _, blob, _ in chosen]
+    descriptors = [Descriptor(media_type=blob.media_type, digest=blob.digest, size=blob.size) for _, blob, _ in chosen]
     config = layout.add_bytes(CONFIG_TYPE, canonical_json(configuration(image, inputs, [(name, blob) for name, blob, _ in chosen])))
     manifest = {
         "schemaVersion": 2,

@@ -14,7 +14,6 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -24,6 +23,7 @@ from envbuilder.files import digest_of, write_atomic
 from envbuilder.locking.rootfs import ImageLock, image_intent, image_text, parse_image_lock
 from envbuilder.locking.source import SourceLock, parse_source_lock, source_intent, source_text
 from envbuilder.locking.tags import best_wheel
+from envbuilder.targets.markers import marker_environment
 from envbuilder.targets.model import ENVIRONMENTS
 
 if TYPE_CHECKING:
@@ -82,13 +82,14 @@ class Lock:
     digest: str
     environments: Mapping[EnvironmentName, tuple[LockedRequirement, ...]]
 
-    def hashes(self) -> set[str]:
-        """Return the sha256 of every file that the lock names."""
-        own = {source.sha256 for source in self.source.sources if source.sha256} if self.source else set()
-        return own | {file.sha256 for file in self.files()}
-
     images: ImageLock | None = None
     source: SourceLock | None = None
+
+    def hashes(self) -> set[str]:
+        """Return the sha256 of every file that the lock names: wheels, sources, and what its images are made from."""
+        sources = {source.sha256 for source in self.source.sources if source.sha256} if self.source else set()
+        images = self.images.hashes() if self.images else set()
+        return sources | images | {file.sha256 for file in self.files()}
 
     def files(self) -> list[LockedFile]:
         """Return every wheel that the lock names, for whichever use."""
@@ -107,11 +108,11 @@ class Lock:
         return self._chosen(self.source.requirements if self.source else (), python, machine)
 
     def _chosen(self, requirements: Iterable[LockedRequirement], python: str, machine: Machine) -> tuple[LockedWheel, ...]:
-        marker_environment = _marker_environment(python, machine)
+        environment = marker_environment(python, machine)
         major, minor, *_ = python.split(".")
         chosen = []
         for requirement in requirements:
-            if requirement.marker and not Requirement(f"x ; {requirement.marker}").marker.evaluate(marker_environment):  # type: ignore[union-attr]
+            if requirement.marker and not Requirement(f"x ; {requirement.marker}").marker.evaluate(environment):  # type: ignore[union-attr]
                 continue
             by_name = {file.filename: file for file in requirement.files}
             name = best_wheel(by_name, python=(int(major), int(minor)), machine=machine, glibc=self.glibc)
@@ -309,18 +310,3 @@ def parse_requirements(text: str, files: Mapping[str, LockedFile]) -> Iterable[L
             marker=str(requirement.marker or ""),
             files=tuple(files[value] for value in hashes),
         )
-
-
-def _marker_environment(python: str, machine: str) -> dict[str, str]:
-    return {
-        **{key: str(value) for key, value in default_environment().items()},
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-        "os_name": "posix",
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "platform_machine": machine,
-        "python_version": ".".join(python.split(".")[:2]),
-        "python_full_version": python,
-        "implementation_version": python,
-    }

@@ -41,6 +41,11 @@ class ImageLock:
     packages: Mapping[str, tuple[DebianPackage, ...]]  # by machine: "x86_64", "aarch64"
     rootfs: Mapping[str, RootfsImage] = field(default_factory=dict)  # in place of packages
 
+    def hashes(self) -> set[str]:
+        """Return the sha256, in hex, of every package, and of every layer that the images stand on."""
+        packages = {package.sha256 for packages in self.packages.values() for package in packages}
+        return packages | {layer.digest.removeprefix("sha256:") for rootfs in self.rootfs.values() for layer in rootfs.layers}
+
 
 def image_intent(images: Images, machines: Sequence[str]) -> str:
     """Return the digest of what a target asks for in its images; who runs in them has no part in the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -45,32 +46,52 @@ def usage(store: Store) -> list[Usage]:
 
 
 def collect(store: Store, needed: Collection[str]) -> Collected:
-    """Remove every file whose sha256 is not in `needed`, old partial downloads and compiles, and all of uv's unpacked wheels.
+    """Remove every file whose sha256 is not in `needed`, old partial downloads, layers and compiles, and all of uv's unpacked wheels.
 
     uv's part is only a cache of what `files` holds: it is made again in seconds. Environments that were built stay whole.
     """
     files = removed = 0
-    for folder in _content_folders(store.root / "files"):
-        if folder.name not in needed:
-            measured = _measure(folder)
-            files, removed = files + measured.files, removed + measured.bytes
-            remove_tree(folder)
-    for path in _entries(store.root / "partial"):
-        if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S:
-            files, removed = files + 1, removed + path.stat().st_size
-            remove_tree(path)
-    for folder in _entries(store.root / "compile"):
-        # A second build that was killed has left its folder; no build goes on in it.
-        if _age(folder) > (_PARTIAL_AGE_S if folder.name.startswith("verify-") else _COMPILE_AGE_S):
-            measured = _measure(folder)
-            files, removed = files + measured.files, removed + measured.bytes
-            remove_tree(folder)
+    for path in _collectable(store.root, needed):
+        measured = _measure(path)
+        files, removed = files + measured.files, removed + measured.bytes
+        remove_tree(path)
     remove_tree(store.root / "links")
     if store.uv_cache.is_dir():
         measured = _measure(store.uv_cache)
         run_uv(["cache", "clean"], cache=store.uv_cache, what="cleaning uv's cache")
         files, removed = files + measured.files, removed + measured.bytes
     return Collected(files=files, bytes=removed)
+
+
+def _collectable(root: Path, needed: Collection[str]) -> Iterator[Path]:
+    """Yield what may go; each is gone before the next is asked for."""
+    yield from (folder for folder in _content_folders(root / "files") if folder.name not in needed)
+    yield from (path for path in _entries(root / "partial") if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S)
+    for folder in _entries(root / "compile"):
+        # A second build that was killed has left its folder; no build goes on in it.
+        if _age(folder) > (_PARTIAL_AGE_S if folder.name.startswith("verify-") else _COMPILE_AGE_S):
+            yield folder
+    blobs = root / "layers/blobs"
+    yield from (path for path in _entries(blobs) if path.name not in needed and _is_left(path))
+    yield from (path for path in _entries(root / "layers") if path.suffix == ".json" and not _has_layer(path, blobs))
+
+
+def _is_left(layer: Path) -> bool:
+    """Whether a layer, or what a killed build left of one, is in no output folder: there it would have a second name."""
+    try:
+        state = layer.lstat()
+    except FileNotFoundError:  # a build at work has just given it its name
+        return False
+    return state.st_nlink == 1 and time.time() - state.st_mtime > _PARTIAL_AGE_S
+
+
+def _has_layer(record: Path, blobs: Path) -> bool:
+    """Whether the layer that a record is of is there; others in that folder are of no layer, and stay."""
+    try:
+        digest: str = json.loads(record.read_bytes())["blob"]["digest"]
+        return (blobs / digest.removeprefix("sha256:")).is_file()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
 
 
 def _age(folder: Path) -> float:
@@ -88,5 +109,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _measure(folder: Path) -> Usage:
+    if not folder.is_dir():
+        return Usage(part=folder.name, files=1, bytes=folder.lstat().st_size)
     sizes = [os.lstat(os.path.join(where, name)).st_size for where, _, names in os.walk(folder) for name in names]  # noqa: PTH118 - 100,000 of them
     return Usage(part=folder.name, files=len(sizes), bytes=sum(sizes))

@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,37 @@ def raising(error: BaseException) -> Any:
         raise error
 
     return run
+
+
+# -- signals -----------------------------------------------------------------------------------------------------
+
+_SLEEPING = """
+import sys, time, types
+from envbuilder import cli
+probe = types.ModuleType("envbuilder.commands.probe", "Probe.")
+probe.configure = lambda parser: None
+def run(args, console):
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+probe.run = run
+sys.modules[probe.__name__] = probe
+cli.COMMANDS["probe"] = "a probe"
+sys.exit(cli.main(["probe"]))
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_told_to_end_cleans_up_first(sign: signal.Signals) -> None:
+    """CI cancels with SIGTERM: half-made layers and scratch folders of gigabytes would stay, and programs that were started."""
+    with subprocess.Popen([sys.executable, "-c", _SLEEPING], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "at work\n"
+        child.send_signal(sign)
+        told = child.communicate(timeout=30)
+    assert (child.returncode, *told) == (130, "cleaned up\n", "interrupted; the next run goes on from here\n")
 
 
 # -- exit codes --------------------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ from envbuilder.images.layers import LayerStore
 from envbuilder.images.oci import Descriptor, Layout
 from envbuilder.images.recipe import contents
 from envbuilder.images.rootfs import User
+from envbuilder.images.tree import whole
 from envbuilder.images.verify import check_files
 from envbuilder.images.write import write_images
 from envbuilder.store.rootfs_image import RootfsImage, RootfsLayer, reference_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from envbuilder.console import Console
@@ -37,13 +38,19 @@ PLAIN = "application/vnd.oci.image.layer.v1.tar"
 Rows = dict[str, tuple[int, "bytes | str"]]  # path: mode, and content or a link's target
 
 
-def tar(rows: Rows, hard: Mapping[str, str] | None = None) -> bytes:
+def tar(rows: Rows, hard: Mapping[str, str] | None = None, capable: Sequence[str] = ()) -> bytes:
+    """Pack a layer; a path that ends with a slash is a folder's, `capable` are files that have capabilities."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for path, (mode, content) in rows.items():
             member = tarfile.TarInfo(path)
             member.mode = mode
-            if isinstance(content, str):
+            if path in capable:
+                member.pax_headers = {"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x04"}
+            if path.endswith("/"):
+                member.type = tarfile.DIRTYPE
+                archive.addfile(member)
+            elif isinstance(content, str):
                 member.type, member.linkname = tarfile.SYMTYPE, content
                 archive.addfile(member)
             else:
@@ -106,6 +113,41 @@ def test_deletions_of_higher_layers_hold(tmp_path: Path) -> None:
     assert "usr/share/old/a" not in tree
     assert {"usr/share/old/b", "etc/hostname", "usr/bin/su"} <= tree.keys()
     assert not any(".wh." in path for path in tree)
+
+
+def test_a_link_in_a_folder_s_place_takes_what_was_in_it(tmp_path: Path) -> None:
+    """A hidden setuid file was written again, and with it the folder in the link's place: the image's own files were gone."""
+    below: Rows = {**BOTTOM, "opt/tool/": (0o755, b""), "opt/tool/su": (0o4755, b"root"), "opt/tools/x": (0o644, b"")}
+    below["srv/su"] = (0o4755, b"root")  # in a folder that the layer does not name
+    above: Rows = {"opt/tool": (0o777, "tool-2"), "opt/tool-2/": (0o755, b""), "srv": (0o644, b"a file")}
+    locked, paths = made(tmp_path, tar(below), tar(above))
+    settling = {entry.path for entry in foundation.found(locked, paths, python="3.12", user=USER).settling}
+    assert not {path for path in settling if path.startswith(("opt", "srv"))}
+    assert {"opt/tool", "opt/tool-2", "opt/tools/x", "srv"} <= foundation._seen(locked, paths).keys()
+
+
+def test_the_folders_of_what_is_settled_stay_as_they_are(tmp_path: Path) -> None:
+    """A layer says what each folder is that it writes into: one that nobody but its owner could enter was open to all."""
+    below: Rows = {**BOTTOM, "root/": (0o700, b""), "root/bin/": (0o711, b""), "root/bin/su": (0o4755, b"root"), "home/": (0o751, b"")}
+    locked, paths = made(tmp_path, tar(below))
+    found = whole(foundation.found(locked, paths, python="3.12", user=USER).settling)
+    assert {path: found[path].mode for path in ("root", "root/bin", "root/bin/su", "home", "etc", "home/envbuilder")} == {
+        "root": 0o700,
+        "root/bin": 0o711,
+        "root/bin/su": 0o755,
+        "home": 0o751,
+        "etc": 0o755,
+        "home/envbuilder": 0o755,
+    }
+
+
+def test_a_file_with_capabilities_has_them_no_more(tmp_path: Path) -> None:
+    """They make one root as setuid does, and no bit shows it; a second name of the file shows it even less."""
+    below: Rows = {**BOTTOM, "usr/bin/ping": (0o755, b"raw sockets"), "usr/bin/plain": (0o755, b"")}
+    locked, paths = made(tmp_path, tar(below, {"usr/bin/ping4": "usr/bin/ping"}, capable=["usr/bin/ping"]))
+    files = {entry.path: (entry.mode, entry.open().read()) for entry in foundation.found(locked, paths, python="3.12", user=USER).settling}
+    assert files["usr/bin/ping"] == files["usr/bin/ping4"] == (0o755, b"raw sockets")
+    assert "usr/bin/plain" not in files
 
 
 def test_an_image_without_that_python_is_refused(tmp_path: Path) -> None:

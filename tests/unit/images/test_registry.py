@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from envbuilder.errors import FetchError, VerificationError
-from envbuilder.images.oci import Descriptor, parse_manifest
+from envbuilder.images import registry
+from envbuilder.images.oci import Descriptor, Layout, parse_manifest
 from envbuilder.images.registry import Reference, Registry, RegistryError
 from envbuilder.store.settings import Settings
 
@@ -36,12 +37,14 @@ class Session:
     def __init__(self, answer: Callable[[str, str, dict[str, str]], requests.Response]) -> None:
         self.answer = answer
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.tokens: list[str] = []
 
     def request(self, method: str, url: str, *, headers: dict[str, str], **_: object) -> requests.Response:
         self.asked.append((method, url, headers))
         return self.answer(method, url, headers)
 
     def get(self, url: str, **_: object) -> requests.Response:
+        self.tokens.append(url)
         return said(200, json.dumps({"token": "secret"}).encode())
 
 
@@ -66,6 +69,85 @@ def test_a_login_is_for_the_registry_alone(tmp_path: Path) -> None:
         "https://a.example": True,
         "https://b.example": False,
     }
+
+
+@pytest.fixture
+def login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "credentials", lambda _host: ("me", "secret"))
+
+
+@pytest.mark.usefixtures("login")
+@pytest.mark.parametrize("place", ["https://b.example", "http://b.example", "http://a.example"])
+@pytest.mark.parametrize("challenge", ["Basic realm=x", 'Bearer realm="https://b.example/token"', 'Bearer realm="http://b.example/token"'])
+def test_who_a_registry_leads_to_cannot_ask_for_its_password(tmp_path: Path, place: str, challenge: str) -> None:
+    """Blobs often lie elsewhere; whoever keeps them, or stands in between, would have the password of the registry for asking."""
+
+    def answer(method: str, url: str, headers: dict[str, str]) -> requests.Response:
+        if url.startswith("https://a.example/"):
+            return said(307, Location=f"{place}/blob")
+        return said(401, **{"WWW-Authenticate": challenge})
+
+    session = Session(answer)
+    with pytest.raises(RegistryError, match="does not let us in"):
+        talking_to(session, tmp_path).manifest("latest")
+    assert session.tokens == []
+    assert not any("Authorization" in headers for _, _, headers in session.asked)
+
+
+@pytest.mark.usefixtures("login")
+def test_a_login_goes_to_where_tokens_are_given_over_https_alone(tmp_path: Path) -> None:
+    """Docker's own registry has them given by another host. Over plain http everybody on the way would read the password."""
+
+    def registry_with(realm: str) -> Session:
+        def answer(method: str, url: str, headers: dict[str, str]) -> requests.Response:
+            return said(200, b"{}") if "Authorization" in headers else said(401, **{"WWW-Authenticate": f'Bearer realm="{realm}"'})
+
+        return Session(answer)
+
+    session = registry_with("https://auth.example/token")
+    assert talking_to(session, tmp_path).manifest("latest")
+    assert session.tokens == ["https://auth.example/token"]
+    for realm in ("http://auth.example/token", "http://a.example/token", "https:nowhere"):
+        session = registry_with(realm)
+        with pytest.raises(RegistryError, match="unencrypted"):
+            talking_to(session, tmp_path).manifest("latest")
+        assert session.tokens == []
+
+
+def test_netrc_does_not_take_the_place_of_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ~/.netrc has for a host would be sent in place of the token: the registry then says no, whatever `docker login` said."""
+    (tmp_path / "netrc").write_text("default login other password wrong\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    heard: list[tuple[str, str]] = []
+
+    class Adapter(requests.adapters.BaseAdapter):
+        def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:  # type: ignore[override]
+            heard.append((str(request.url), request.headers.get("Authorization", "")))
+            answer = self.answer(*heard[-1])
+            answer.request, answer.url = request, str(request.url)
+            return answer
+
+        def answer(self, url: str, login: str) -> requests.Response:
+            if "/token" in url:
+                return said(200, b'{"token": "good"}')
+            if "/elsewhere" in url:
+                return said(200, b"{}")
+            place = f"https://{'a' if len(heard) < 4 else 'b'}.example/elsewhere"
+            return (
+                said(302, Location=place)
+                if login == "Bearer good"
+                else said(401, **{"WWW-Authenticate": 'Bearer realm="https://a.example/token"'})
+            )
+
+        def close(self) -> None:
+            pass
+
+    session = requests.Session()
+    session.mount("https://", Adapter())
+    asking = talking_to(session, tmp_path)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert asking.manifest("latest")
+    assert [login for _, login in heard] == ["", "", "Bearer good", "Bearer good", "Bearer good", ""]
 
 
 @pytest.mark.parametrize("error", [requests.ReadTimeout, requests.ConnectionError, requests.exceptions.ChunkedEncodingError])
@@ -97,6 +179,27 @@ def test_a_registry_that_ignores_the_range_is_heard_out(tmp_path: Path) -> None:
     (tmp_path / ".goal.partial").write_bytes(content[:5])
     assert talking_to(Session(lambda *_: said(200, content)), tmp_path).pull_to(tmp_path / "goal", blob) == 10
     assert (tmp_path / "goal").read_bytes() == content
+
+
+@pytest.mark.parametrize("rotten", [b"01X34", b"01234X6789", b"01234567890"])
+def test_what_was_left_of_a_download_may_be_damaged(tmp_path: Path, rotten: bytes) -> None:
+    """The registry would be blamed for it, with the advice not to use its copy; or nothing would be said at all."""
+    content = b"0123456789"
+    blob = Descriptor(media_type="x", digest=f"sha256:{hashlib.sha256(content).hexdigest()}", size=10)
+
+    def answer(method: str, url: str, headers: dict[str, str]) -> requests.Response:
+        have = int(headers["Range"].removeprefix("bytes=").rstrip("-")) if "Range" in headers else 0
+        return said(206 if have else 200, content[have:])
+
+    layout = Layout(tmp_path)
+    goal = layout.blob(blob.digest)
+    goal.parent.mkdir(parents=True)
+    goal.with_name(f".{goal.name}.partial").write_bytes(rotten)
+    goal.write_bytes(b"0123456X89")
+    assert talking_to(Session(answer), tmp_path).pull_blob(layout, blob) >= 10
+    assert goal.read_bytes() == content
+    assert talking_to(Session(answer), tmp_path).pull_blob(layout, blob) == 0
+    assert [path.name for path in goal.parent.iterdir()] == [goal.name]
 
 
 @pytest.mark.parametrize(

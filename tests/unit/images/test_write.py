@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import platform
 import tarfile
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ import zstandard
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from envbuilder.errors import ConfigurationError, VerificationError
+from envbuilder.errors import ConfigurationError, StorageError, VerificationError
 from envbuilder.images import entry_point
-from envbuilder.images.layers import Compression, LayerStore, unpacked
+from envbuilder.images.layers import Blob, Compression, LayerStore, unpacked
 from envbuilder.images.oci import Layout
 from envbuilder.images.provenance import opened, signed, statement
+from envbuilder.images.recipe import torch_closure
 from envbuilder.images.sbom import sbom
 from envbuilder.images.verify import check_blobs, check_files, own_files
 from envbuilder.images.write import write_images
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from envbuilder.console import Console
     from envbuilder.images.inputs import Inputs
+    from envbuilder.images.layers import Layer
     from envbuilder.images.oci import Image
     from envbuilder.images.write import Written
 
@@ -87,6 +90,13 @@ def test_images_share_what_is_heavy(images: tuple[Inputs, Layout, dict[str, Imag
     assert {layer.digest for layer in found["serve"].layers[:-1]} < {layer.digest for layer in found["dev"].layers}
 
 
+def test_what_torch_requires_does_not_depend_on_the_kernel(make_inputs: Callable[..., Inputs]) -> None:
+    """The layers of `base` would: the kernel that runs where images are written must not decide what is in them."""
+    metadata = f'Requires-Dist: tqdm; platform_release == "{platform.release()}"\nRequires-Dist: sympy; platform_machine == "x86_64"\n'
+    inputs = make_inputs(serve={"torch": wheel("torch", {"torch/__init__.py": b""}, metadata=metadata)})
+    assert torch_closure(inputs.environments["serve"], inputs) == {"torch", "sympy"}
+
+
 def test_nobody_is_root_and_the_server_is_told_what_it_needs(images: tuple[Inputs, Layout, dict[str, Image]]) -> None:
     _, layout, found = images
     for image in found.values():
@@ -132,6 +142,43 @@ def test_a_damaged_layer_in_the_store_is_made_anew(make_inputs: Callable[..., In
     layout = Layout(tmp_path / "other" / "image")
     assert again.descriptor == first.descriptor
     assert check_blobs(layout, layout.images()[0]).status == "pass"
+
+
+def test_layers_that_vanish_from_the_store_are_in_the_image_already(
+    make_inputs: Callable[..., Inputs], tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cache gc` in another shell: a layer that was made must not be lost while the next ones are."""
+    real = LayerStore.get
+
+    def get(self: LayerStore, layer: Layer, compression: Compression) -> tuple[Blob, bool]:
+        for path in (tmp_path / "store/layers/blobs").glob("*"):
+            path.unlink()
+        return real(self, layer, compression)
+
+    monkeypatch.setattr(LayerStore, "get", get)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # one after the other
+    written(make_inputs(), tmp_path, console)
+    layout = Layout(tmp_path / "image")
+    assert all(layout.check(blob) == "" for image in layout.images() for blob in image.blobs)
+    assert not [path for path in (tmp_path / "image/blobs/sha256").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("pattern", ["*.deb", "torch-*.whl", "blob"])
+def test_a_file_that_vanishes_is_an_error_with_a_remedy(
+    make_inputs: Callable[..., Inputs], tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    """A cleaner of temporary files, or `cache gc`: a traceback would call it a fault of envbuilder."""
+    inputs = make_inputs()
+    if pattern == "blob":
+        monkeypatch.setattr(LayerStore, "path", lambda self, digest: self.root / "gone" / digest)
+        monkeypatch.setattr(
+            LayerStore, "_write", lambda *_: (Blob(digest=f"sha256:{'0' * 64}", size=1, diff_id="", unpacked=1, files=1), 1)
+        )
+    else:
+        next(inputs.packages[0].path.parent.glob(pattern)).unlink()
+    with pytest.raises(StorageError, match="has vanished while it was used: /") as caught:
+        written(inputs, tmp_path, console)
+    assert "cache gc" in caught.value.why
 
 
 def test_what_no_image_needs_is_removed(make_inputs: Callable[..., Inputs], tmp_path: Path, console: Console) -> None:

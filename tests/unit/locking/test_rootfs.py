@@ -11,6 +11,7 @@ from envbuilder.errors import LockError
 from envbuilder.locking.model import check_images, read_lock
 from envbuilder.locking.rootfs import ImageLock, image_intent, image_text, parse_image_lock
 from envbuilder.store.debian import DebianPackage
+from envbuilder.store.rootfs_image import RootfsImage, RootfsLayer
 from envbuilder.targets.catalogue import find_target, lock_folder, target_files
 
 PACKAGE = DebianPackage(
@@ -21,6 +22,17 @@ LOCK = ImageLock(intent="1" * 64, compression="zstd", level=3, library="1.5.7", 
 
 def test_what_is_written_is_read_back() -> None:
     assert parse_image_lock(tomllib.loads("\n".join(image_text(LOCK)))["images"]) == LOCK
+
+
+def test_what_images_are_made_from_is_named_among_the_files_of_a_lock() -> None:
+    """`cache gc` keeps what a lock names: Debian packages that it removed are gone from most mirrors after a point release."""
+    layer = RootfsLayer(digest=f"sha256:{'b' * 64}", size=1, media_type="x", diff_id=f"sha256:{'c' * 64}")
+    over = dataclasses.replace(LOCK, rootfs={"x86_64": RootfsImage(image="x", digest=f"sha256:{'d' * 64}", layers=(layer,))})
+    assert over.hashes() == {"0" * 64, "b" * 64}
+    target, path = find_target("cpu")
+    lock = read_lock(lock_folder(path, target, target.default_release))
+    assert lock.images
+    assert {package.sha256 for packages in lock.images.packages.values() for package in packages} < lock.hashes()
 
 
 def test_our_targets_locks_are_those_of_their_images() -> None:

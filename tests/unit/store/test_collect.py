@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING
@@ -66,3 +67,22 @@ def test_a_workspace_that_was_built_in_today_is_young_however_old_it_is(store: S
 def test_every_part_is_measured(store: Store) -> None:
     aged(store.root / "compile" / "k", 0)
     assert {part.part: part.bytes for part in usage(store)} | {"partial": 0} == {"compile": 7, "files": 10, "partial": 0}
+
+
+def test_layers_that_no_output_folder_holds_go_with_their_records(store: Store, tmp_path: Path) -> None:
+    """Only gc makes room among gigabytes of layers; what an image holds as well frees nothing, and a young one may be at work."""
+    blobs = store.root / "layers/blobs"
+    blobs.mkdir(parents=True)
+    for digit, name in enumerate(("held", "young", "needed", "old", ".0123abcd")):
+        (blobs / name).write_bytes(b"12345")
+        record = {"layer": name, "blob": {"digest": f"sha256:{name}"}, "mtime_ns": digit}
+        (store.root / f"layers/{digit}.json").write_text(json.dumps(record))
+        if name != "young":
+            os.utime(blobs / name, (time.time() - 1.5 * DAY,) * 2)
+    os.link(blobs / "held", tmp_path / "in-an-image")
+    (store.root / "layers/parts-0.json").write_text("{}")
+    records = sum((store.root / f"layers/{digit}.json").stat().st_size for digit in (3, 4))
+    collected = collect(store, {"a" * 64, "b" * 64, "needed"})
+    assert sorted(path.name for path in blobs.iterdir()) == ["held", "needed", "young"]
+    assert sorted(path.name for path in (store.root / "layers").glob("*.json")) == ["0.json", "1.json", "2.json", "parts-0.json"]
+    assert (collected.files, collected.bytes) == (4, 10 + records)
