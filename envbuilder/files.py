@@ -47,7 +47,7 @@ def vanishing() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StorageError(
-            f"a file has vanished while it was used: {error.filename}",
+            f"a file has vanished while it was used: {error.filename or error}",
             why="Something removes files there: `envbuilder cache gc` in another shell, or a cleaner of temporary files.",
             next="Run the same command again: what is missing is fetched or made anew.",
         ) from error

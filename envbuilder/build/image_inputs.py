@@ -246,12 +246,12 @@ def _environment(
         variables=dict(sorted(environment.variables.items())),
         arguments=environment.arguments,
         left_out={exclusion.name: exclusion.reason for exclusion in sorted(environment.excludes, key=lambda it: it.name)},
-        compiled={wheel.name: _compiled(source) for wheel in wheels if wheel.path in source.own_wheels},
+        compiled={wheel.name: compiled_of(source) for wheel in wheels if wheel.path in source.own_wheels},
         proofs=proofs,
     )
 
 
-def _compiled(source: ImageSource) -> dict[str, Any]:
+def compiled_of(source: ImageSource) -> dict[str, Any]:
     """Return what a wheel of ours was compiled from: the target's own word, which `verify` finds in an image as well."""
     spec = source.release.compile
     assert spec is not None  # noqa: S101 - without it nothing is compiled

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__
-from envbuilder.build.image_inputs import _compiled, hashes_of, settings_of, target_document
+from envbuilder.build.image_inputs import compiled_of, hashes_of, settings_of, target_document
 from envbuilder.errors import ConfigurationError
 from envbuilder.files import canonical_json, sha256_file, write_json
 from envbuilder.images.oci import Layout as ImageLayout
@@ -115,7 +115,9 @@ def is_ours(source: ImageSource, files: Mapping[str, bytes], *, compiled: bool =
         about = json.loads(files["image.json"])
         names = {row["name"] for row in about["distributions"]}
         foreign = {row["name"] for row in about["distributions"] if row["sha256"] not in known}
-        right = all(canonical_json(about["compiled"][name]) == canonical_json(_compiled(source)) for name in foreign) if compiled else True
+        right = (
+            all(canonical_json(about["compiled"][name]) == canonical_json(compiled_of(source)) for name in foreign) if compiled else True
+        )
         made = (about["envbuilder"], about["python"], about["platform"])
     except (KeyError, TypeError, ValueError):
         return False

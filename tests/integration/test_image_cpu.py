@@ -54,9 +54,7 @@ COMPILE = (
 def loaded(images_cpu: Layout, docker: DockerEngine) -> dict[str, str]:
     """Hand `serve` and `quantize` to the engine; return their tags."""
     tags = {name: f"real:{name}" for name in ("serve", "quantize")}
-    for image in images_cpu.images():
-        if image.name in tags:
-            docker.load(images_cpu, image, tags[image.name])
+    docker.load(images_cpu, {tags[image.name]: image for image in images_cpu.images() if image.name in tags})
     return tags
 
 

@@ -13,19 +13,25 @@ import socket
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
+from envbuilder.build.image_inputs import _compiled, hashes_of, target_document
+from envbuilder.build.image_stage import source_of_lock
+from envbuilder.cli import main
 from envbuilder.console import Console
 from envbuilder.errors import VerificationError
 from envbuilder.images.fleet import tags_of, take
 from envbuilder.images.inputs import IMAGES
 from envbuilder.images.layers import LayerStore
 from envbuilder.images.oci import Descriptor, Layout
+from envbuilder.images.parts import Part
 from envbuilder.images.registry import Reference, Registry, RegistryError
 from envbuilder.images.write import write_images
+from envbuilder.store.cache import Store
 from envbuilder.store.settings import Settings
 from tests.unit.images.small import small_inputs, wheel
 
@@ -33,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from envbuilder.build.image_inputs import ImageSource
+    from envbuilder.images.inputs import Inputs
 
 NEEDED = [
     pytest.mark.programs,
@@ -173,6 +181,53 @@ def test_other_machines_take_what_one_has_pushed(running: Running, write: Callab
     refused = take(f"{running.host}/team/vllm", "1", "1" * 64, Layout(tmp_path / "third"), settings=Settings(), state=tmp_path / "uploads")
     assert refused.images == ()
     assert "another lock" in refused.detail
+
+
+def as_of(source: ImageSource, inputs: Inputs) -> Inputs:
+    """Return inputs as they would be of a target that compiles vLLM: wheels by hashes of its lock, and vLLM's by another."""
+    names = sorted({wheel.name for environment in inputs.environments.values() for wheel in environment.wheels})
+    known = {**dict(zip(names, sorted(hashes_of(source)), strict=False)), "vllm": "f" * 64}
+    environments = {
+        name: replace(
+            environment,
+            wheels=tuple(replace(wheel, sha256=known[wheel.name]) for wheel in environment.wheels),
+            compiled={"vllm": _compiled(source)} if name == "serve" else {},
+        )
+        for name, environment in inputs.environments.items()
+    }
+    return replace(
+        inputs,
+        target=source.target.name,
+        release=source.release_name,
+        machine=source.machine,
+        lock=source.lock.digest,
+        target_file=target_document(source),
+        environments=environments,
+        parts={**inputs.parts, **dict.fromkeys(known.values(), Part())},
+    )
+
+
+def test_a_machine_that_built_nothing_takes_what_another_compiled(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One Spark compiles for an hour, the others ask for what it pushed; another lock's or source's images are not theirs."""
+    monkeypatch.setenv("ENVBUILDER_CACHE", str(tmp_path / "cache"))
+    console = Console(stream=io.StringIO())
+    source = source_of_lock("dgx-spark", None, None, store=Store(tmp_path / "store"), console=console, offline=True)
+    (tmp_path / "inputs").mkdir()
+    inputs = as_of(source, small_inputs(tmp_path / "inputs"))
+    layout = Layout(tmp_path / "image")
+    write_images(inputs, layers=LayerStore(tmp_path / "store"), layout=layout, console=console)
+    reference = Reference.parse(f"{running.host}/team/vllm")
+    client(running.host, tmp_path).push(layout, tags_of(reference, source.release_name, IMAGES))
+    argv = ["image", "--out", str(tmp_path / "out"), "--target", "dgx-spark", "--cache-from", f"{running.host}/team/vllm", "--json"]
+    assert main(argv) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["reused"] is True
+    assert {it["name"]: it["digest"] for it in document["images"]} == {it.name: it.descriptor.digest for it in layout.images()}
+    shutil.rmtree(tmp_path / "out")
+    assert main([*argv, "--release", "0.23.0-slim"]) == 2
+    assert "holds no finished build" in capsys.readouterr().out
 
 
 def test_a_blob_that_was_changed_in_the_registry_is_refused(running: Running, write: Callable[..., Layout], tmp_path: Path) -> None:

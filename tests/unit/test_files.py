@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from envbuilder import files
 from envbuilder.errors import StorageError
-from envbuilder.files import canonical_json, digest_of, human_size, remove_tree, sha256_file, storage_errors, write_atomic, write_json
+from envbuilder.files import (
+    canonical_json,
+    digest_of,
+    human_size,
+    remove_tree,
+    sha256_file,
+    storage_errors,
+    vanishing,
+    write_atomic,
+    write_json,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(min_value=-(2**53), max_value=2**53) | st.text(),
@@ -128,6 +138,15 @@ def test_what_the_disk_did_not_say_passes_unchanged(tmp_path: Path) -> None:
         raise ConnectionError("broken off")
     with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
         (tmp_path / "none").read_bytes()
+
+
+def test_a_file_that_somebody_took_away_is_no_fault_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"vanished while it was used: {tmp_path / 'none'}"), vanishing():
+        (tmp_path / "none").read_bytes()
+    with pytest.raises(StorageError, match="vanished while it was used: gone"), vanishing():
+        raise FileNotFoundError("gone")
+    with pytest.raises(PermissionError), vanishing():
+        raise os_error(errno.EACCES)
 
 
 # -- digests -----------------------------------------------------------------------------------------------------
