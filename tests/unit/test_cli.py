@@ -47,8 +47,9 @@ def raising(error: BaseException) -> Any:
 # -- signals -----------------------------------------------------------------------------------------------------
 
 _SLEEPING = """
-import sys, time, types
+import signal, sys, time, types
 from envbuilder import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background, as tests may, ignores it
 probe = types.ModuleType("envbuilder.commands.probe", "Probe.")
 probe.configure = lambda parser: None
 def run(args, console):
