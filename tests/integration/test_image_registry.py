@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from envbuilder.build.image_inputs import _compiled, hashes_of, target_document
+from envbuilder.build.image_inputs import compiled_of, hashes_of, target_document
 from envbuilder.build.image_stage import source_of_lock
 from envbuilder.cli import main
 from envbuilder.console import Console
@@ -191,7 +191,7 @@ def as_of(source: ImageSource, inputs: Inputs) -> Inputs:
         name: replace(
             environment,
             wheels=tuple(replace(wheel, sha256=known[wheel.name]) for wheel in environment.wheels),
-            compiled={"vllm": _compiled(source)} if name == "serve" else {},
+            compiled={"vllm": compiled_of(source)} if name == "serve" else {},
         )
         for name, environment in inputs.environments.items()
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envbuilder import __version__
-from envbuilder.build.image_inputs import _compiled, hashes_of, target_document
+from envbuilder.build.image_inputs import compiled_of, hashes_of, target_document
 from envbuilder.build.image_stage import source_of_lock
 from envbuilder.build.papers import is_ours
 from envbuilder.cli import main
@@ -53,7 +53,7 @@ def described(source: ImageSource, changes: Mapping[str, Any], *own: str) -> dic
         "python": "3.11",
         "platform": "linux/aarch64",
         "distributions": rows,
-        "compiled": {name: _compiled(source) for name in own},
+        "compiled": {name: compiled_of(source) for name in own},
         **changes,
     }
     return {"image.json": json.dumps(about).encode(), "target.json": target_document(source)}
@@ -66,7 +66,7 @@ def test_what_another_machine_compiled_of_the_same_source_is_taken(spark: ImageS
     assert not is_ours(spark, described(spark, {}, "vllm")), "a build that is here has wheels of its own, or none"
     assert not is_ours(spark, described(spark, {}, "torch"), compiled=True)
     for part, value in (("gpu", "sm_90a"), ("edits", []), ("sources", [])):
-        assert not is_ours(spark, described(spark, {"compiled": {"vllm": {**_compiled(spark), part: value}}}, "vllm"), compiled=True)
+        assert not is_ours(spark, described(spark, {"compiled": {"vllm": {**compiled_of(spark), part: value}}}, "vllm"), compiled=True)
     for nonsense in ({"compiled": {}}, {"compiled": []}, {"compiled": None}, {"distributions": [1]}):
         assert not is_ours(spark, described(spark, nonsense, "vllm"), compiled=True)
 
