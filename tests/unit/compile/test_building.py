@@ -1,0 +1,120 @@
+"""A whole small build, with the real launcher and coordinator in front of a compiler of a few lines: killed, resumed, failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.compile.building import Build, known_units, read_records
+from envbuilder.compile.inside import launcher
+from envbuilder.compile.isolation import Isolation, Way
+from envbuilder.compile.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parents[3]
+UNITS = ("a", "b")
+# Ninja in a few lines: each unit through the launcher, all at once; what fails is said as ninja says it.
+NINJA = """#!{python} -IS
+import subprocess, sys
+root, units = {root!r}, {units!r}
+goals = [f"CMakeFiles/_C.dir/csrc/{{unit}}.cpp.o" for unit in units]
+started = [
+    subprocess.Popen([sys.executable, "-IS", root + "/launcher.py", root + "/compiler", "-c", unit, "-o", goal]) for unit, goal in zip(units, goals)
+]
+failed = [goal for goal, process in zip(goals, started) if process.wait() != 0]
+for number, goal in enumerate(goals):
+    print(("FAILED: " if goal in failed else f"[{{number + 1}}/{{len(goals)}}] ") + goal, flush=True)
+sys.exit(bool(failed))
+"""
+CHILD = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from pathlib import Path
+from test_building import small_build
+small_build(Path(sys.argv[3])).run(["_C"])
+"""
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def small_build(root: Path, units: Sequence[str] = UNITS) -> Build:
+    """Lay out a workspace of units whose compiler is `root`/compiler; what earlier builds in it recorded is known."""
+    for name in ("run", "records", "tmp", "obj"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    program(root / "tools/bin/ninja", NINJA.format(python=sys.executable, root=str(root), units=tuple(units)))
+    (root / "launcher.py").write_bytes(Path(launcher.__file__).read_bytes())
+    isolation = Isolation(way=Way.NONE, workspace=root, python=Path(sys.executable))
+    known = known_units(Path("none"), read_records(root))
+    return Build(
+        workspace=Workspace(root),
+        isolation=isolation,
+        compilers=SimpleNamespace(),  # type: ignore[arg-type]
+        spec=SimpleNamespace(arch="12.1a"),  # type: ignore[arg-type]
+        jobs=2,
+        known=known,
+        log=root / "log",
+    )
+
+
+def compiler(root: Path, text: str) -> None:
+    """Give the workspace a compiler; its arguments are -c UNIT -o OBJECT and the seed."""
+    program(root / "compiler", f"#!/bin/sh\n{text}\n")
+
+
+COMPILES = 'mkdir -p "${4%/*}" && echo compiled > "$4"'
+
+
+def wait_for(count: int, folder: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 20
+    while len(list(folder.glob(pattern))) < count:
+        assert time.monotonic() < deadline, f"{pattern} did not come"
+        time.sleep(0.02)
+
+
+def at_work(root: Path) -> bool:
+    """Whether anything of a workspace runs still."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(root).encode() in path.read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_build_that_was_killed_goes_on_with_all_its_units_at_once(tmp_path: Path, sign: signal.Signals) -> None:
+    """The launchers themselves kill the compilers then. Taken for want of memory, each unit would run alone: eight times slower."""
+    root = tmp_path / "workspace"
+    root.mkdir()
+    compiler(root, f'echo > {tmp_path}/"$2".began; exec sleep 60')
+    command = [sys.executable, "-c", CHILD, ROOT, Path(__file__).parent, root]
+    first = subprocess.Popen(command, env={"PATH": os.environ["PATH"]}, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for(2, tmp_path, "*.began")
+    time.sleep(0.3)  # until the launchers watch
+    first.send_signal(sign)
+    first.wait(timeout=20)
+    deadline = time.monotonic() + 10
+    while at_work(root) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not at_work(root)
+    assert read_records(root) == []
+    compiler(root, COMPILES)
+    again = small_build(root)
+    assert not any(unit.alone for unit in again.known.values())
+    again.run(["_C"])
+    assert [record["status"] for record in read_records(root)] == [0, 0]
