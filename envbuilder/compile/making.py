@@ -16,7 +16,7 @@ from envbuilder.compile.building import Build, known_units, read_records
 from envbuilder.compile.packing import compressor, pack
 from envbuilder.compile.policy import guess
 from envbuilder.compile.sources import read_source
-from envbuilder.compile.workspace import Workspace, room
+from envbuilder.compile.workspace import Workspace, held, room
 from envbuilder.errors import StepError, VerificationError
 from envbuilder.files import digest_of, human_size, sha256_file, storage_errors, write_json
 
@@ -65,12 +65,16 @@ class Maker:
         return self.kept / digest_of([[path.parent.name for path in parts], self.compilers.identity])[:16]
 
     def make(self, goal: Path, *, log: Path, workspace: Path | None = None) -> Made:
-        """Build in the kept workspace (or in another one) and write the wheel to `goal`.
+        """Build in the kept workspace (or in another one) and write the wheel to `goal`; one build at a time in a workspace.
 
         Raises CompileError, EditError, HashMismatchError, ProgramError, StepError, StorageError, VerificationError.
         """
-        started = time.monotonic()
         place = Workspace(workspace or self.workspace)
+        with held(place.root, self.console):
+            return self._make(place, goal, log)
+
+    def _make(self, place: Workspace, goal: Path, log: Path) -> Made:
+        started = time.monotonic()
         self._require_room(place)
         with storage_errors(place.root):
             place.root.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ obj/      CMake's and ninja's own                           records/ one file fo
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import shutil
 import sys
@@ -16,18 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
+
 from envbuilder.compile.sources import COMPILED, edited, pins_of, read_source, require_pin, synchronize, tree_hash
 from envbuilder.compile.toolchain import make_cuda_home, toolchain_file
 from envbuilder.compile.wheels import below, unpack, unpack_source, whole
 from envbuilder.errors import HashMismatchError, VerificationError
-from envbuilder.files import digest_of, remove_tree, write_atomic, write_json
+from envbuilder.files import digest_of, remove_tree, storage_errors, write_atomic, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from envbuilder.compile.sources import Pin
     from envbuilder.compile.toolchain import Compilers
+    from envbuilder.console import Console
     from envbuilder.targets.model import Compile
 
 _CUDA_REVISION = 2  # raised when a CUDA home comes to be made otherwise
@@ -194,3 +198,23 @@ def constant(path: Path, name: str) -> Any:  # noqa: ANN401 - whatever a literal
 def room(path: Path) -> int:
     """Return the bytes that are free where a path is or would be."""
     return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+
+
+@contextlib.contextmanager
+def held(root: Path, console: Console) -> Iterator[None]:
+    """Hold a workspace for this process alone: builds into several folders share one. Another waits, and says so.
+
+    The lock lies beside the workspace, where `cache gc` looks for it.
+    """
+    with storage_errors(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(f"{root}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            console.line(f"another build is compiling in {root}; waiting for it to end …")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -17,6 +19,8 @@ from envbuilder.errors import StepError, UsageError
 from envbuilder.targets.catalogue import find_target
 
 if TYPE_CHECKING:
+    import io
+
     from envbuilder.console import Console
 
 
@@ -46,6 +50,36 @@ def test_enough_of_both_passes(tmp_path: Path, console: Console, monkeypatch: py
     monkeypatch.setattr(making, "room", lambda _: 10**12)
     monkeypatch.setattr(making, "total_memory", lambda: 24 << 30)
     maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+
+
+def test_one_build_at_a_time_in_a_workspace_and_the_second_says_that_it_waits(
+    tmp_path: Path, console: Console, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builds into two folders share a workspace: two ninjas would write the same objects, and one's socket replace the other's."""
+    inside, go_on, seen = threading.Event(), threading.Event(), []
+
+    def make(_: Maker, place: Workspace, goal: Path, log: Path) -> str:
+        seen.append(f"{goal} {log} in {place.root.name}")
+        inside.set()
+        assert go_on.wait(10)
+        seen.append("ended")
+        return "made"
+
+    monkeypatch.setattr(Maker, "_make", make)
+    it, place = maker(tmp_path, console), tmp_path / "compile/key"
+    threads = [threading.Thread(target=lambda: it.make(Path("a"), log=Path("b"), workspace=place), daemon=True) for _ in range(2)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    deadline = time.monotonic() + 10
+    while "waiting" not in said.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert said.getvalue() == f"another build is compiling in {place}; waiting for it to end …\n"
+    assert len(seen) == 1
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert seen == ["a b in key", "ended"] * 2
 
 
 def test_host_code_alone_passes_the_check_of_gpu_code(tmp_path: Path) -> None:
