@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder.compile.policy import GIB, Unit, guess, next_to_start
+from envbuilder.files import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,6 +77,7 @@ class Coordinator:
     _clients: dict[int, _Client] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
     _refusing: threading.Event = field(default_factory=threading.Event)
+    _fault: Exception | None = None
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
@@ -94,21 +96,29 @@ class Coordinator:
             finally:
                 self._stop.set()
                 thread.join()
-                for client in self._clients.values():
-                    client.connection.close()
                 self.address.unlink(missing_ok=True)
+            if self._fault:
+                raise self._fault
 
     def _serve(self, listener: socket.socket, selector: selectors.BaseSelector, claim: int) -> None:
-        while not self._stop.is_set():
-            for key, _ in selector.select(_TICK_S):
-                if key.fileobj is listener:
-                    connection, _ = listener.accept()
-                    connection.setblocking(False)
-                    selector.register(connection, selectors.EVENT_READ)
-                    self._clients[connection.fileno()] = _Client(connection)
-                else:
-                    self._hear(self._clients[key.fd], selector)
-            self._admit(claim)
+        try:
+            while not self._stop.is_set():
+                for key, _ in selector.select(_TICK_S):
+                    if key.fileobj is listener:
+                        connection, _ = listener.accept()
+                        connection.setblocking(False)
+                        selector.register(connection, selectors.EVENT_READ)
+                        self._clients[connection.fileno()] = _Client(connection)
+                    else:
+                        self._hear(self._clients[key.fd], selector)
+                self._admit(claim)
+        except Exception as error:  # noqa: BLE001 - raised again where the build waits
+            self._fault = error
+        finally:
+            # However it ends: a launcher that waits for an answer sees that nobody will give one.
+            listener.close()
+            for client in self._clients.values():
+                client.connection.close()
 
     def _hear(self, client: _Client, selector: selectors.BaseSelector) -> None:
         try:
@@ -162,8 +172,9 @@ class Coordinator:
 
     @contextlib.contextmanager
     def _claim_file(self) -> Iterator[int]:
-        self.claims.mkdir(mode=0o700, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.claims)
+        with storage_errors(self.claims):
+            self.claims.mkdir(mode=0o700, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.claims)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield handle
@@ -172,10 +183,11 @@ class Coordinator:
             os.close(handle)
 
     def _claimed_elsewhere(self, own: int, outstanding: int) -> int:
-        os.pwrite(own, f"{outstanding:<20}".encode(), 0)
+        with contextlib.suppress(OSError):  # the disk is full: the others count what is used, not what will be
+            os.pwrite(own, f"{outstanding:<20}".encode(), 0)
         total = 0
         mine = os.fstat(own).st_ino
-        for path in self.claims.iterdir():
+        for path in self._claim_files():
             with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
                 if os.fstat(file.fileno()).st_ino == mine:
                     continue
@@ -186,6 +198,12 @@ class Coordinator:
                 else:
                     path.unlink(missing_ok=True)  # left by one that was killed
         return total
+
+    def _claim_files(self) -> list[Path]:
+        try:
+            return [*self.claims.iterdir()]
+        except OSError:
+            return []  # somebody has cleaned the folder for temporary files
 
 
 @contextlib.contextmanager

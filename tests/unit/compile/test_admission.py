@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import select
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from envbuilder.compile import admission
 from envbuilder.compile.admission import Coordinator, available_memory, reserve_of
 from envbuilder.compile.policy import GIB, Unit
+from envbuilder.files import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +28,7 @@ class Knock:
 
     def __init__(self, address: Path, unit: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(20)  # a test that fails must not hang
         self.socket.connect(str(address))
         self.tell(unit=unit)
 
@@ -33,6 +37,13 @@ class Knock:
 
     def admitted(self, *, within: float = 3.0) -> bool:
         return bool(select.select([self.socket], [], [], within)[0]) and self.socket.recv(16) == b"go\n"
+
+    def gone(self) -> bool:
+        """Whether the other side is, as a launcher sees it; one that was not even heard is reset."""
+        try:
+            return self.socket.recv(16) == b""
+        except ConnectionResetError:
+            return True
 
     def end(self) -> None:
         self.socket.close()
@@ -114,6 +125,45 @@ def test_another_build_s_outstanding_claims_count_while_it_lives(tmp_path: Path,
             fcntl.flock(alive, fcntl.LOCK_UN)  # the other build was killed: its lock is gone, its file is not
             assert knocks[1].admitted()
             assert not other.exists()
+
+
+@pytest.mark.parametrize("trouble", ["cleaned", "full"])
+def test_a_folder_of_claims_that_is_gone_or_full_stops_nobody(
+    tmp_path: Path, knocks: list[Knock], monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """It lies in /tmp, which others clean and fill: a coordinator that died of it left every launcher waiting for ever."""
+    with (serving := coordinator(tmp_path, free=10, known={"a": 8, "b": 8})).serving():
+        if trouble == "cleaned":
+            remove_tree(tmp_path / "claims")
+        else:
+            monkeypatch.setattr(admission.os, "pwrite", full)
+        knocks += [Knock(serving.address, "a")]
+        assert knocks[0].admitted()
+        knocks += [Knock(serving.address, "b")]
+        knocks[0].end()
+        assert knocks[1].admitted()
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_coordinator_that_dies_sends_all_launchers_away_and_is_reported(tmp_path: Path, knocks: list[Knock]) -> None:
+    """Else the build waits for ever for launchers that wait for an answer."""
+    serving = coordinator(tmp_path, free=10, cores=1)
+
+    def knock() -> None:
+        with serving.serving():
+            knocks.append(Knock(serving.address, "a"))
+            assert knocks[0].admitted()
+            knocks.append(Knock(serving.address, "b"))
+            serving.free = lambda: 1 // 0
+            assert all(knock.gone() for knock in knocks)
+            with socket.socket(socket.AF_UNIX) as late, pytest.raises(OSError, match="refused"):
+                late.connect(str(serving.address))
+
+    with pytest.raises(ZeroDivisionError):
+        knock()
 
 
 def test_the_socket_of_a_long_path_can_be_bound(tmp_path: Path) -> None:
