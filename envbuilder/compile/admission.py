@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _TICK_S = 0.5
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+_VERSION_2 = ("memory.max", "memory.current", "")
 _RESERVE = 1 * GIB  # left free for everything else on the machine, at least
 
 
@@ -34,24 +36,41 @@ def available_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/f
     """Return the bytes that programs could still take: the kernel's estimate, or the control group's room if less."""
     rows = dict(row.split(":", 1) for row in (proc / "meminfo").read_text(encoding="ascii").splitlines())
     free = int(rows["MemAvailable"].split()[0]) * 1024
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        own = next(row[3:] for row in (proc / "self/cgroup").read_text(encoding="utf-8").splitlines() if row.startswith("0::"))
-        folder = cgroups / own.strip("/")
-        for place in (folder, *folder.parents):
-            if place == cgroups.parent:
-                break
-            with contextlib.suppress(OSError, ValueError):  # "max": no limit here
-                free = min(free, int((place / "memory.max").read_text()) - int((place / "memory.current").read_text()))
-    return free
+    return min([free, *(limit - used for limit, used in _group_memory(proc, cgroups))])
+
+
+def total_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the machine's memory, or the control group's limit if less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(limit for limit, _ in _group_memory(proc, cgroups))])
+
+
+def _group_memory(proc: Path, cgroups: Path) -> Iterator[tuple[int, int]]:
+    """Yield (limit, bytes used) of this process's control groups, its own and those above, where memory is limited."""
+    with contextlib.suppress(OSError, ValueError):
+        for row in (proc / "self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, own = row.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root = cgroups / "memory" if controllers else cgroups  # of version 1, where controllers are named, and of 2
+            folder = root / own.strip("/")
+            for place in (folder, *folder.parents):
+                if place == root.parent:
+                    break
+                with contextlib.suppress(OSError, ValueError):  # "max": no limit here
+                    yield _memory_of(place, *(_VERSION_1 if controllers else _VERSION_2))
+
+
+def _memory_of(group: Path, limit: str, used: str, prefix: str) -> tuple[int, int]:
+    """Read a group's figures. Files that the kernel keeps in memory count as used there; it gives them up when asked."""
+    rows = dict(row.split() for row in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+    kept = sum(int(rows.get(f"{prefix}{kind}_file", "0")) for kind in ("inactive", "active"))
+    return int((group / limit).read_text(encoding="ascii")), max(0, int((group / used).read_text(encoding="ascii")) - kept)
 
 
 def reserve_of(total: int) -> int:
     """Return what is kept free: a sixteenth of the memory, since GB10's is the GPU's and the desktop's as well."""
     return max(_RESERVE, total // 16)
-
-
-def total_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from envbuilder.compile import admission
-from envbuilder.compile.admission import Coordinator, available_memory, reserve_of
+from envbuilder.compile.admission import Coordinator, available_memory, reserve_of, total_memory
 from envbuilder.compile.policy import GIB, Unit
 from envbuilder.files import remove_tree
 
@@ -177,16 +177,38 @@ def test_the_socket_of_a_long_path_can_be_bound(tmp_path: Path) -> None:
 
 def test_the_control_group_s_limit_counts_as_the_machine_s(tmp_path: Path) -> None:
     """In a container the kernel's figures are the whole machine's: who believes them is killed."""
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   16000000 kB\n")
-    (proc / "self/cgroup").write_text("0::/box/inner\n")
+    proc, groups = machine(tmp_path, "0::/box/inner\n")
     (groups / "box/inner").mkdir(parents=True)
     (groups / "box/inner/memory.max").write_text("max\n")
     assert available_memory(proc=proc, cgroups=groups) == 16000000 * 1024
     (groups / "box/memory.max").write_text("5000000000\n")
     (groups / "box/memory.current").write_text("2000000000\n")
+    (groups / "box/memory.stat").write_text("anon 2000000000\nfile 0\ninactive_file 0\nactive_file 0\n")
     assert available_memory(proc=proc, cgroups=groups) == 3000000000
+    assert total_memory(proc=proc, cgroups=groups) == 5000000000
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_that_the_kernel_keeps_in_memory_are_not_used_memory(tmp_path: Path, version: int) -> None:
+    """After 4 GB of wheels were read they fill a container's limit: the build would crawl, one unit at a time."""
+    proc, groups = machine(tmp_path, "12:cpu,memory:/box\n11:pids:/box\n" if version == 1 else "0::/box\n")
+    folder = groups / ("memory/box" if version == 1 else "box")
+    folder.mkdir(parents=True)
+    limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    (folder / limit).write_text("8000000000\n")
+    (folder / used).write_text("7000000000\n")
+    prefix = "total_" if version == 1 else ""
+    (folder / "memory.stat").write_text(f"{prefix}inactive_file 4000000000\n{prefix}active_file 500000000\n")
+    assert available_memory(proc=proc, cgroups=groups) == 8000000000 - 2500000000
+
+
+def machine(tmp_path: Path, groups: str) -> tuple[Path, Path]:
+    """Lay out what a kernel says of a machine with 16 GB available and a process in these control groups."""
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   16000000 kB\n")
+    (proc / "self/cgroup").write_text(groups)
+    return proc, tmp_path / "cgroup"
 
 
 def test_a_reserve_is_kept_on_any_machine() -> None:
