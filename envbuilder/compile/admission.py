@@ -16,12 +16,14 @@ import selectors
 import socket
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder.compile.policy import GIB, Unit, guess, next_to_start
-from envbuilder.files import storage_errors
+from envbuilder.errors import StepError
+from envbuilder.files import human_size, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _TICK_S = 0.5
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 _VERSION_2 = ("memory.max", "memory.current", "")
+PATIENCE_S = 300.0  # that a build waits for memory which others hold
 _RESERVE = 1 * GIB  # left free for everything else on the machine, at least
 
 
@@ -73,6 +76,15 @@ def reserve_of(total: int) -> int:
     return max(_RESERVE, total // 16)
 
 
+def too_little_free(unit: Unit, free: int) -> StepError:
+    """Return the error for memory that others hold."""
+    return StepError(
+        "too little memory is free to compile",
+        why=f"{unit.name} alone takes {human_size(unit.peak)}; {human_size(max(0, free))} of {human_size(total_memory())} are free.",
+        next="Stop what holds it (a model that is served: `docker ps`, `nvidia-smi`), then run the same command again: it goes on from here.",
+    )
+
+
 @dataclass
 class _Client:
     connection: socket.socket
@@ -90,6 +102,8 @@ class Coordinator:
     cores: int
     known: Mapping[str, Unit]
     on_start: Callable[[Unit], None] = lambda _: None
+    on_short: Callable[[Unit, int], None] = lambda *_: None  # nothing runs, and the unit waits for memory beyond these bytes
+    patience_s: float = PATIENCE_S
     free: Callable[[], int] = available_memory
     reserve: int = field(default_factory=lambda: reserve_of(total_memory()))
     claims: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"envbuilder-claims-{os.getuid()}")
@@ -97,6 +111,8 @@ class Coordinator:
     _stop: threading.Event = field(default_factory=threading.Event)
     _refusing: threading.Event = field(default_factory=threading.Event)
     _fault: Exception | None = None
+    _short_since: float | None = None
+    starved: StepError | None = None  # why the build was given up, if it was for want of memory
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
@@ -169,15 +185,33 @@ class Coordinator:
             running = [client.unit for client in self._clients.values() if client.unit and client.started]
             waiting = {client.unit: client for client in self._clients.values() if client.unit and not client.started}
             mine = self._outstanding()
-            unclaimed = self.free() - self.reserve - mine - self._claimed_elsewhere(claim, mine)
-            unit = next_to_start(waiting, running, unclaimed=unclaimed, cores=self.cores)
-            if unit is None:
+            room = self.free() - mine - self._claimed_elsewhere(claim, mine)
+            unit = next_to_start(waiting, running, unclaimed=room - self.reserve, cores=self.cores)
+            if unit is None or (not running and self._starves(unit, room)):
                 return
             client = waiting[unit]
             client.started = True
             with contextlib.suppress(OSError):  # it was killed meanwhile: the next round notices
                 client.connection.sendall(b"go\n")
                 self.on_start(unit)
+
+    def _starves(self, unit: Unit, room: int) -> bool:
+        """Whether a unit must wait although nothing of this build runs; after a time the whole build is given up.
+
+        What holds the memory is no compile of ours: a model that is served, another build. Started all the same, the
+        unit would take a machine without swap, where the GPU's memory is the same, to a standstill.
+        """
+        if unit.peak <= room:
+            self._short_since = None
+            return False
+        now = time.monotonic()
+        if self._short_since is None:
+            self._short_since = now
+            self.on_short(unit, room)
+        elif now - self._short_since >= self.patience_s:
+            self.starved = too_little_free(unit, room)
+            self.refuse()
+        return True
 
     def _outstanding(self) -> int:
         """What running units will take beyond what they use already."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.compile.admission import Coordinator
+from envbuilder.compile.admission import PATIENCE_S, Coordinator
 from envbuilder.compile.inside.launcher import CCACHE, RECORDS, SOCKET
 from envbuilder.compile.policy import Unit
 from envbuilder.errors import ProgramError, StepError
 from envbuilder.files import human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from envbuilder.compile.isolation import Isolation
     from envbuilder.compile.toolchain import Compilers
@@ -48,6 +48,7 @@ class Build:
     known: Mapping[str, Unit]
     log: Path
     ccache: Path | None = None
+    say: Callable[[str], None] = lambda _: None
 
     # -- configure -----------------------------------------------------------------------------------------------
 
@@ -106,9 +107,13 @@ class Build:
     # -- build ---------------------------------------------------------------------------------------------------
 
     def run(self, targets: Sequence[str], *, progress: Progress | None = None) -> None:
-        """Build targets of ninja. Raises CompileError that names the units which failed, and why as far as it shows."""
+        """Build targets of ninja.
+
+        Raises CompileError that names the units which failed, and why as far as it shows; StepError when others hold
+        the memory.
+        """
         address = self.workspace.root / "run" / "admission"
-        coordinator = Coordinator(address=address, cores=self.jobs, known=self.known)
+        coordinator = Coordinator(address=address, cores=self.jobs, known=self.known, on_short=self._short)
         done = 0
 
         def watch(line: str) -> None:
@@ -127,7 +132,13 @@ class Build:
             try:
                 self.isolation.run(command, variables=variables, log=self.log, what="compiling vLLM", on_line=watch)
             except ProgramError as error:
-                raise self._explained(error, since=began) from error
+                raise coordinator.starved or self._explained(error, since=began) from error
+
+    def _short(self, unit: Unit, free: int) -> None:
+        self.say(
+            f"{unit.name} takes {human_size(unit.peak)} of memory and {human_size(max(0, free))} are free: "
+            f"waiting up to {PATIENCE_S / 60:.0f} minutes for more …"
+        )
 
     def begun(self) -> float:
         """Return the time of the newest record, to tell those of this run from older ones."""
@@ -183,6 +194,12 @@ def known_units(shipped: Path, records: Iterable[Mapping[str, Any]]) -> dict[str
         elif record["status"] == 0 and record["cache"] != "hit":
             known[record["unit"]] = Unit(name=record["unit"], seconds=record["seconds"], peak=record["peak"])
     return known
+
+
+def object_of(root: Path, unit: str) -> Path:
+    """Return where CMake has a unit's object, by the unit's name (launcher.unit_of)."""
+    target, _, source = unit.partition("/")
+    return root / f"obj/CMakeFiles/{target}.dir/{source}.o"
 
 
 def default_jobs() -> int:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from envbuilder.binaries.fatbin import parse_arch
 from envbuilder.binaries.gpu_code import Way, check_gpu_code
 from envbuilder.compile import isolation
-from envbuilder.compile.admission import reserve_of, total_memory
-from envbuilder.compile.building import Build, known_units, read_records
+from envbuilder.compile.admission import available_memory, reserve_of, too_little_free, total_memory
+from envbuilder.compile.building import Build, known_units, object_of, read_records
 from envbuilder.compile.packing import compressor, pack
-from envbuilder.compile.policy import guess
 from envbuilder.compile.sources import read_source
 from envbuilder.compile.workspace import Workspace, held, room
 from envbuilder.errors import StepError, VerificationError
@@ -76,6 +75,7 @@ class Maker:
     def _make(self, place: Workspace, goal: Path, log: Path) -> Made:
         started = time.monotonic()
         self._require_room(place)
+        self._require_memory(place)
         with storage_errors(place.root):
             place.root.mkdir(parents=True, exist_ok=True)
             log.unlink(missing_ok=True)
@@ -85,7 +85,8 @@ class Maker:
         pins = place.make(self.inputs, self.compilers, inside=chosen.root)
         known = known_units(_SHIPPED, read_records(place.root))
         build = Build(
-            workspace=place, isolation=chosen, compilers=self.compilers, spec=self.inputs.spec, jobs=self.jobs, known=known, log=log, ccache=self.ccache
+            workspace=place, isolation=chosen, compilers=self.compilers, spec=self.inputs.spec, jobs=self.jobs, known=known, log=log, ccache=self.ccache,
+            say=self.console.line,
         )  # fmt: skip
         build.configure()
         with self.console.progress("compiling", 0, unit="steps") as progress:
@@ -113,8 +114,14 @@ class Maker:
                 why=f"A build takes {human_size(_ROOM)}; {human_size(free)} are free.",
                 next="Free some space, or set ENVBUILDER_CACHE to a folder on another disk.",
             )
-        known = known_units(_SHIPPED, read_records(place.root))
-        largest = max(known.values(), key=lambda unit: unit.peak, default=guess("x.cu"))
+
+    def _require_memory(self, place: Workspace) -> None:
+        """Raise StepError where a unit that is still to be compiled cannot run: for want of memory, or of free memory."""
+        known = known_units(_SHIPPED, read_records(place.root)).values()
+        waiting = [unit for unit in known if not object_of(place.root, unit.name).exists()]
+        if not waiting:
+            return
+        largest = max(waiting, key=lambda unit: unit.peak)
         have = total_memory()
         if have - reserve_of(have) // 2 < largest.peak:
             raise StepError(
@@ -122,6 +129,8 @@ class Maker:
                 why=f"{largest.name} alone takes {human_size(largest.peak)}; the machine has {human_size(have)}.",
                 next="Build on a larger machine: the wheel is the same (from x86_64 as well). Or use --vllm published.",
             )
+        if (free := available_memory()) < largest.peak:
+            raise too_little_free(largest, free)
 
     def _document(
         self, chosen: isolation.Isolation, pins: Iterable[Pin], packed: Packed, gpu_code: GpuCodeReport, records: list[dict[str, Any]]

@@ -93,10 +93,42 @@ def test_never_more_than_the_cores(tmp_path: Path, knocks: list[Knock]) -> None:
         assert sum(knock.admitted(within=0) for knock in knocks) == 2
 
 
-def test_a_lone_unit_starts_however_little_is_free(tmp_path: Path, knocks: list[Knock]) -> None:
-    with (serving := coordinator(tmp_path, free=0, known={"a": 90})).serving():
+def test_a_lone_unit_may_take_the_reserve(tmp_path: Path, knocks: list[Knock]) -> None:
+    """Else a machine that is just large enough for its largest unit would never build it."""
+    serving = coordinator(tmp_path, free=10, known={"a": 10})
+    serving.reserve = 2 * GIB
+    with serving.serving():
         knocks += [Knock(serving.address, "a")]
         assert knocks[0].admitted()
+
+
+def test_a_lone_unit_that_does_not_fit_waits_for_memory_and_others_that_do_go_first(tmp_path: Path, knocks: list[Knock]) -> None:
+    """A served model holds the memory: to start all the same is what takes a Spark to a standstill."""
+    short: list[str] = []
+    serving = coordinator(tmp_path, free=4, known={"huge": 9, "small": 3})
+    serving.on_short = lambda unit, free: short.append(f"{unit.name}: {free // GIB}")
+    with serving.serving():
+        knocks += [Knock(serving.address, "huge")]
+        assert not knocks[0].admitted(within=1.2)
+        knocks += [Knock(serving.address, "small")]
+        assert knocks[1].admitted()
+        knocks[1].end()
+        assert short == ["huge: 4"]
+        serving.free = lambda: 9 * GIB
+        assert knocks[0].admitted()
+    assert serving.starved is None
+
+
+def test_a_build_that_waits_for_memory_too_long_is_given_up(tmp_path: Path, knocks: list[Knock]) -> None:
+    """No deadlock: nothing of this build runs that could end, and who holds the memory may hold it for days."""
+    serving = coordinator(tmp_path, free=4, known={"huge": 9})
+    serving.patience_s = 0.6
+    with serving.serving():
+        knocks += [Knock(serving.address, "huge")]
+        assert not knocks[0].admitted()
+        assert knocks[0].gone()
+    assert serving.starved is not None
+    assert "huge alone takes 9.7 GB; 4.3 GB of" in serving.starved.why
 
 
 def test_after_a_failure_those_that_wait_are_sent_away(tmp_path: Path, knocks: list[Knock]) -> None:

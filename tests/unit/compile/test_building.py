@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from envbuilder.compile import building
+from envbuilder.compile.admission import Coordinator
 from envbuilder.compile.building import Build, known_units, read_records
 from envbuilder.compile.inside import launcher
 from envbuilder.compile.isolation import Isolation, Way
+from envbuilder.compile.policy import Unit
 from envbuilder.compile.workspace import Workspace
+from envbuilder.errors import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +64,8 @@ def small_build(root: Path, units: Sequence[str] = UNITS) -> Build:
     program(root / "tools/bin/ninja", NINJA.format(python=sys.executable, root=str(root), units=tuple(units)))
     (root / "launcher.py").write_bytes(Path(launcher.__file__).read_bytes())
     isolation = Isolation(way=Way.NONE, workspace=root, python=Path(sys.executable))
-    known = known_units(Path("none"), read_records(root))
+    small = {name: Unit(name=name, seconds=1, peak=1_000_000) for name in (f"_C/csrc/{unit}.cpp" for unit in units)}
+    known = small | known_units(Path("none"), read_records(root))
     return Build(
         workspace=Workspace(root),
         isolation=isolation,
@@ -118,3 +125,14 @@ def test_a_build_that_was_killed_goes_on_with_all_its_units_at_once(tmp_path: Pa
     assert not any(unit.alone for unit in again.known.values())
     again.run(["_C"])
     assert [record["status"] for record in read_records(root)] == [0, 0]
+
+
+def test_a_build_without_memory_says_so_and_not_that_a_compile_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its units were never started: the compiler's log says nothing."""
+    compiler(tmp_path, COMPILES)
+    said: list[str] = []
+    monkeypatch.setattr(building, "Coordinator", partial(Coordinator, free=lambda: 0, patience_s=0.3))
+    with pytest.raises(StepError, match="too little memory is free"):
+        replace(small_build(tmp_path, ["a"]), say=said.append).run(["_C"])
+    assert said == ["_C/csrc/a.cpp takes 1.0 MB of memory and 0 B are free: waiting up to 5 minutes for more …"]
+    assert read_records(tmp_path) == []

@@ -13,6 +13,7 @@ import pytest
 
 from envbuilder.build.plan import choose_vllm
 from envbuilder.compile import making
+from envbuilder.compile.building import known_units, object_of
 from envbuilder.compile.making import Maker, require_native
 from envbuilder.compile.workspace import Workspace
 from envbuilder.errors import StepError, UsageError
@@ -36,20 +37,46 @@ def test_too_little_disk_is_said_before_anything_starts(tmp_path: Path, console:
     assert "1.0 GB are free" in error.value.why
 
 
+def with_memory(monkeypatch: pytest.MonkeyPatch, *, total: int, free: int) -> None:
+    monkeypatch.setattr(making, "total_memory", lambda: total << 30)
+    monkeypatch.setattr(making, "available_memory", lambda: free << 30)
+
+
 def test_too_little_memory_is_said_with_the_unit_that_needs_it(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel would kill it after two minutes, without a word from the compiler."""
-    monkeypatch.setattr(making, "room", lambda _: 10**12)
-    monkeypatch.setattr(making, "total_memory", lambda: 8 << 30)
-    with pytest.raises(StepError, match="too little memory") as error:
-        maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+    with_memory(monkeypatch, total=8, free=7)
+    with pytest.raises(StepError, match="this machine has too little memory") as error:
+        maker(tmp_path, console)._require_memory(Workspace(tmp_path / "w"))
     assert "scaled_mm_sm120_fp8.cu alone takes 9.5 GB" in error.value.why
     assert "8.6 GB" in error.value.why
 
 
+def test_memory_that_others_hold_is_said_before_anything_starts(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Spark that serves a model has 128 GB and few of them free: compiling there takes it to a standstill."""
+    with_memory(monkeypatch, total=119, free=8)
+    with pytest.raises(StepError, match="too little memory is free") as error:
+        maker(tmp_path, console)._require_memory(Workspace(tmp_path / "w"))
+    assert "takes 9.5 GB; 8.6 GB of" in error.value.why
+    assert "nvidia-smi" in error.value.next
+
+
+def test_what_is_compiled_already_needs_no_memory(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that was killed after its largest units goes on beside a served model."""
+    with_memory(monkeypatch, total=119, free=5)
+    place = Workspace(tmp_path / "w")
+    for unit in known_units(making._SHIPPED, ()).values():
+        if unit.peak > 4 << 30:
+            made = object_of(place.root, unit.name)
+            made.parent.mkdir(parents=True, exist_ok=True)
+            made.touch()
+    maker(tmp_path, console)._require_memory(place)
+
+
 def test_enough_of_both_passes(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "room", lambda _: 10**12)
-    monkeypatch.setattr(making, "total_memory", lambda: 24 << 30)
+    with_memory(monkeypatch, total=24, free=14)
     maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+    maker(tmp_path, console)._require_memory(Workspace(tmp_path / "w"))
 
 
 def test_one_build_at_a_time_in_a_workspace_and_the_second_says_that_it_waits(
