@@ -65,14 +65,7 @@ class Chain:
 
     def run(self, stage: Stage) -> Result:
         """Run a stage, or keep what it made before. What it raises ends the build; its record is then not written."""
-        key = digest_of(
-            {
-                "stage": stage.name,
-                "revision": stage.revision,
-                "inputs": stage.inputs,
-                "after": {name: self.outcomes[name].key for name in stage.after},
-            }
-        )
+        key = self._key(stage)
         if kept := self._recorded(stage, key):
             self.outcomes[stage.name] = kept
             return kept.result
@@ -94,6 +87,16 @@ class Chain:
             name=name, status="not-run", key=digest_of(["not-run", name, why]), seconds=0.0, detail=why, result={}
         )
 
+    def _key(self, stage: Stage) -> str:
+        return digest_of(
+            {
+                "stage": stage.name,
+                "revision": stage.revision,
+                "inputs": stage.inputs,
+                "after": {name: self.outcomes[name].key for name in stage.after},
+            }
+        )
+
     def _recorded(self, stage: Stage, key: str) -> Outcome | None:
         try:
             record = json.loads((self.layout.stages / f"{stage.name}.json").read_bytes())
@@ -104,6 +107,17 @@ class Chain:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # no record, or none that can be read: the stage runs
+
+
+class Forecast(Chain):
+    """A chain that runs nothing: it tells which stages would be kept."""
+
+    def run(self, stage: Stage) -> Result:
+        """Return what a stage has recorded, if it would be kept; else nothing."""
+        key = self._key(stage)
+        to_do = Outcome(name=stage.name, status="to-do", key=key, seconds=0.0, detail="", result={})
+        self.outcomes[stage.name] = self._recorded(stage, key) or to_do
+        return self.outcomes[stage.name].result
 
 
 @contextlib.contextmanager

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _ENTER = Path(__file__).resolve().parent / "inside" / "enter.py"
 FIXED_ROOT = Path("/build")
+REMEDY = (
+    "Allow user namespaces until the next boot: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0\n"
+    "Or allow yourself Docker: sudo usermod -aG docker $USER, then log in again."
+)
 
 
 class Way(StrEnum):

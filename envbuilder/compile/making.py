@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "envbuilder/compile/1"
 _SHIPPED = Path(__file__).resolve().parent / "known_units.json"
+_ROOM_TO_GO_ON = 1_000_000_000  # in a workspace that has its parts: objects, and nvcc's temporary files
 _ROOM = 6_000_000_000  # a workspace of vLLM 0.23.0 takes 2.4 GB, its objects a fifth of that; nvcc's temporary files the rest
 _BUILD_TAG = "1"
 
@@ -106,12 +107,18 @@ class Maker:
         self._note(started, place)
         return Made(wheel=packed.path, sha256=packed.sha256, size=packed.size, document=document)
 
+    def look_ahead(self, workspace: Path | None = None) -> int:
+        """Return the bytes of disk that a build takes yet. Raises StepError without the memory for it."""
+        place = Workspace(workspace or self.workspace)
+        self._require_memory(place)
+        return _room_for(place)
+
     def _require_room(self, place: Workspace) -> None:
-        free = room(place.root)
-        if free < _ROOM and not (place.root / "obj").is_dir():
+        free, needed = room(place.root), _room_for(place)
+        if free < needed:
             raise StepError(
                 f"not enough room to compile in {place.root}",
-                why=f"A build takes {human_size(_ROOM)}; {human_size(free)} are free.",
+                why=f"A build takes {human_size(needed)}; {human_size(free)} are free.",
                 next="Free some space, or set ENVBUILDER_CACHE to a folder on another disk.",
             )
 
@@ -160,6 +167,10 @@ class Maker:
     def _note(self, started: float, place: Workspace) -> None:
         """Keep what differs from run to run beside the workspace, not in the document: it must not change the build's bytes."""
         write_json(place.root / "last-build.json", {"seconds": round(time.monotonic() - started, 1), "jobs": self.jobs})
+
+
+def _room_for(place: Workspace) -> int:
+    return _ROOM_TO_GO_ON if (place.root / "obj").is_dir() else _ROOM
 
 
 def require_native(built: Mapping[str, Path], arch: str) -> GpuCodeReport:

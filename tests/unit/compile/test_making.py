@@ -37,6 +37,16 @@ def test_too_little_disk_is_said_before_anything_starts(tmp_path: Path, console:
     assert "1.0 GB are free" in error.value.why
 
 
+def test_a_build_that_goes_on_needs_room_as_well(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nvcc's temporary files alone are hundreds of megabytes at a time."""
+    (tmp_path / "w/obj").mkdir(parents=True)
+    monkeypatch.setattr(making, "room", lambda _: 1_100_000_000)
+    maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+    monkeypatch.setattr(making, "room", lambda _: 900_000_000)
+    with pytest.raises(StepError, match="not enough room"):
+        maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
+
+
 def with_memory(monkeypatch: pytest.MonkeyPatch, *, total: int, free: int) -> None:
     monkeypatch.setattr(making, "total_memory", lambda: total << 30)
     monkeypatch.setattr(making, "available_memory", lambda: free << 30)
