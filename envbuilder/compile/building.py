@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from envbuilder.compile.admission import PATIENCE_S, Coordinator
 from envbuilder.compile.inside.launcher import CCACHE, RECORDS, SOCKET
 from envbuilder.compile.policy import Unit
+from envbuilder.compile.toolchain import SYSTEM_PATH
 from envbuilder.errors import ProgramError, StepError
 from envbuilder.files import human_size
 
@@ -85,7 +86,7 @@ class Build:
         """All variables that the build sees: none of the user's."""
         root = self.isolation.root
         return {
-            "PATH": f"{root / 'cuda/bin'}:{root / 'tools/bin'}:/usr/bin:/bin",
+            "PATH": f"{root / 'cuda/bin'}:{root / 'tools/bin'}:{SYSTEM_PATH}",
             "HOME": str(root / "tmp"),
             "TMPDIR": str(root / "tmp"),
             "LANG": "C.UTF-8",
@@ -210,7 +211,7 @@ def find_ccache() -> Path | None:
     """Return ccache if the user wants it (ENVBUILDER_CCACHE=1) and has it. Raises ProgramError when it is wanted and not there."""
     if os.environ.get("ENVBUILDER_CCACHE", "").lower() not in {"1", "true", "yes", "on"}:
         return None
-    found = shutil.which("ccache")
+    found = shutil.which("ccache", path=SYSTEM_PATH)
     if found is None:
         raise ProgramError("ccache is not installed", why="ENVBUILDER_CCACHE asks for it.", next="Debian, Ubuntu: apt install ccache")
     return Path(found)
