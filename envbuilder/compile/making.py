@@ -82,7 +82,7 @@ class Maker:
             log.unlink(missing_ok=True)
         chosen = isolation.choose(place.root, log=log)
         if chosen.way is isolation.Way.NONE:
-            self.console.warn(f"the compile is not isolated, so its bytes are this machine's own: {chosen.why}")
+            self.console.warn(f"the compile is not isolated, so its bytes are this machine's own: {chosen.why}\n{isolation.REMEDY}")
         pins = place.make(self.inputs, self.compilers, inside=chosen.root)
         known = known_units(_SHIPPED, read_records(place.root))
         build = Build(
@@ -90,8 +90,7 @@ class Maker:
             say=self.console.line,
         )  # fmt: skip
         build.configure()
-        with self.console.progress("compiling", 0, unit="steps") as progress:
-            build.run(build.ninja_targets(), progress=progress)
+        build.run(build.ninja_targets(), progress=lambda total: self.console.progress("compiling", total, unit="steps"))
         built = {path.name: path for path in sorted((place.root / "obj").glob("*.so"))}
         packed = pack(
             goal,

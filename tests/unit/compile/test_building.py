@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -15,14 +17,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from envbuilder import console
 from envbuilder.compile import building
 from envbuilder.compile.admission import Coordinator
-from envbuilder.compile.building import Build, known_units, read_records
+from envbuilder.compile.building import Build, CompileError, known_units, read_records
 from envbuilder.compile.inside import launcher
-from envbuilder.compile.isolation import Isolation, Way
+from envbuilder.compile.inside.enter import NO_PLACE
+from envbuilder.compile.isolation import Isolation, Way, choose
 from envbuilder.compile.policy import Unit
 from envbuilder.compile.workspace import Workspace
-from envbuilder.errors import StepError
+from envbuilder.console import Console
+from envbuilder.errors import ProgramError, StepError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,3 +141,53 @@ def test_a_build_without_memory_says_so_and_not_that_a_compile_failed(tmp_path: 
         replace(small_build(tmp_path, ["a"]), say=said.append).run(["_C"])
     assert said == ["_C/csrc/a.cpp takes 1.0 MB of memory and 0 B are free: waiting up to 5 minutes for more …"]
     assert read_records(tmp_path) == []
+
+
+def test_progress_says_of_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """82 steps of an hour may be nearly all of them, or a tenth."""
+    monkeypatch.setattr(console, "_PLAIN_INTERVAL_S", 0.0)
+    said = io.StringIO()
+    shown = Console(stream=said)
+    compiler(tmp_path, COMPILES)
+    small_build(tmp_path).run(["_C"], progress=lambda total: shown.progress("compiling", total, unit="steps"))
+    assert said.getvalue() == "  compiling: 1 of 2 steps\n  compiling: 2 of 2 steps\n"
+
+
+def test_a_unit_that_does_not_compile_is_named_with_a_line_that_compiles_it_again(tmp_path: Path) -> None:
+    """The line of the whole build would start 64 compiles at once, with nobody to hold them back."""
+    compiler(tmp_path, 'echo "error: no" >&2; exit 1')
+    build = small_build(tmp_path, ["a"])
+    with pytest.raises(CompileError, match=r"^1 unit did not compile: _C/csrc/a\.cpp$") as error:
+        build.run(["_C"])
+    (replay,) = [line for line in error.value.next.splitlines() if line.startswith("Replay: ")]
+    assert replay.endswith("-j 1 CMakeFiles/_C.dir/csrc/a.cpp.o")
+    assert launcher.SOCKET not in replay
+    compiler(tmp_path, COMPILES)
+    program(tmp_path / "replay", f"#!/bin/sh\n{replay.removeprefix('Replay: ')}\n")
+    subprocess.run([tmp_path / "replay"], check=True)
+    assert (tmp_path / "CMakeFiles/_C.dir/csrc/a.cpp.o").read_text() == "compiled\n"
+
+
+def test_in_an_isolated_place_the_same_line_compiles_the_unit_alone(tmp_path: Path) -> None:
+    """It reads what to run from a file; that of the whole build names a coordinator that is gone."""
+    place = Isolation(way=Way.USER_NAMESPACES, workspace=tmp_path, python=Path(sys.executable))
+    failed = ProgramError("compiling vLLM: python3 ended with exit code 1", next="Log: x\nReplay: python3 enter.py place.json")
+    assert place.replay(["ninja", "-j", "1"], variables={"A": "1"}, failed=failed) == "Replay: python3 enter.py place.json"
+    spec = json.loads((tmp_path / "place.json").read_bytes())
+    assert (spec["command"], spec["variables"]) == (["ninja", "-j", "1"], {"A": "1"})
+
+
+@pytest.mark.parametrize("way", [Way.USER_NAMESPACES, Way.ENGINE])
+def test_a_place_that_cannot_be_written_in_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
+    """A Docker without root runs programs and lets them write nothing: CMake would fail, long after the trial."""
+
+    def run(self: Isolation, command: Sequence[str], **_: object) -> None:
+        if self.way is not way:
+            raise ProgramError(f"trying isolation: python3 ended with exit code {NO_PLACE}")
+        if self.way is Way.ENGINE:
+            raise ProgramError("trying isolation: docker ended with exit code 1", why="PermissionError: '/build/tmp/trial'")
+        assert "/build/tmp/trial" in command[-1]
+
+    monkeypatch.setattr(Isolation, "run", run)
+    chosen = choose(tmp_path, log=tmp_path / "log")
+    assert chosen.way is (Way.NONE if way is Way.ENGINE else way)
