@@ -17,7 +17,6 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -34,6 +33,7 @@ from envbuilder.files import digest_of, remove_tree, storage_errors, write_json
 from envbuilder.locking.tags import best_wheel
 from envbuilder.store.cache import Wanted
 from envbuilder.store.fetch import fetch
+from envbuilder.turns import alone
 from envbuilder.uv import run_uv
 
 if TYPE_CHECKING:
@@ -80,26 +80,17 @@ class Aligner:
     offline: bool = False
 
     @contextlib.contextmanager
-    def alone(self, environment: Path) -> Iterator[None]:
+    def undisturbed(self, environment: Path) -> Iterator[None]:
         """Hold an environment for this process: another align of it waits. What an interrupted one left is undone first.
 
         Raises UsageError: no environment.
         """
         site = _site_of(environment)
-        lock = filelock.FileLock(self.store.root / f"align-{digest_of(str(site.resolve()))[:16]}.lock")
-        with storage_errors(self.store.root):
-            self.store.root.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                self.console.line(f"another align is at work in {environment}; waiting for it to end …")
-                lock.acquire()
-        try:
+        lock = self.store.root / f"align-{digest_of(str(site.resolve()))[:16]}.lock"
+        with alone(lock, self.console, f"another align is at work in {environment}"):
             with storage_errors(site):
                 _restore(site)
             yield
-        finally:
-            lock.release()
 
     def plan(self, environment: Path) -> Alignment:
         """Find out what is to be done, and change nothing.

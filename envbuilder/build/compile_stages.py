@@ -8,24 +8,24 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.build.stages import Stage
+from envbuilder.compile import isolation
 from envbuilder.compile.building import default_jobs, find_ccache
 from envbuilder.compile.making import Maker, recipe
 from envbuilder.compile.packing import compressor
 from envbuilder.compile.toolchain import find_compilers
-from envbuilder.compile.workspace import Inputs
-from envbuilder.errors import VerificationError
+from envbuilder.compile.workspace import Inputs, held
+from envbuilder.errors import StepError, VerificationError
 from envbuilder.files import human_size, remove_tree, sha256_file, write_json
 from envbuilder.locking.model import LockedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from envbuilder.build.plan import Plan
     from envbuilder.build.stages import Chain, Result
@@ -44,19 +44,55 @@ class CompileStages:
 
     def run(self) -> Plan:
         maker = self._maker()
-        result = self.chain.run(
-            Stage(name="compile", inputs=self._inputs(maker), run=lambda step: self._compile(maker, step), intact=self._intact)
-        )
+        wheel = self.chain.run(self._compiling(maker))["wheel"]
         if self.plan.verify:
-            self.chain.run(
-                Stage(
-                    name="verify-compile",
-                    inputs={},
-                    after=("compile",),
-                    run=lambda step: self._verify(maker, result["wheel"]["sha256"], step),
-                )
+            self.chain.run(self._verifying(maker, wheel["sha256"]))
+        return self._with(LockedFile(**wheel))
+
+    def look_ahead(self) -> tuple[Plan, int]:
+        """Return the plan, with the made wheel if one would be kept, and the bytes that compiling takes on the store's disk.
+
+        On a Forecast. Raises ProgramError without a compiler, StepError without the memory, or without isolation
+        where the wheel is to be verified.
+        """
+        maker, plan, room = self._maker(), self.plan, 0
+        made = self.chain.run(self._compiling(maker))
+        if made:
+            plan = self._with(LockedFile(**made["wheel"]))
+        else:
+            room += maker.look_ahead()
+        verified = bool(made) and self.plan.verify and bool(self.chain.run(self._verifying(maker, made["wheel"]["sha256"])))
+        if self.plan.verify and not verified:
+            self._require_isolation(made)
+            room += maker.look_ahead(_verify_folder(maker, made["wheel"]["sha256"] if made else ""))
+        return plan, room
+
+    def _require_isolation(self, made: Result) -> None:
+        layout = self.plan.layout
+        place = layout.scratch / "isolation"
+        place.mkdir(exist_ok=True)
+        chosen = isolation.choose(place, log=layout.log("verify-compile"))
+        if chosen.way is isolation.Way.NONE:
+            raise StepError(
+                "--verify needs an isolated compile, which this machine does not allow",
+                why=f"Not isolated, each build is at its own path, and its objects hold that path. {chosen.why}",
+                next=isolation.REMEDY,
             )
-        return self._with(LockedFile(**result["wheel"]))
+        if made and made["isolation"]["way"] == isolation.Way.NONE.value:
+            raise StepError(
+                "the wheel to be verified was compiled without isolation",
+                why="Its objects hold the path that it was compiled at, which a second build does not have.",
+                next=f"Remove {layout.out / 'wheels'}: the next build compiles it again, isolated.",
+            )
+
+    def _compiling(self, maker: Maker) -> Stage:
+        return Stage(name="compile", inputs=self._inputs(maker), run=lambda step: self._compile(maker, step), intact=self._intact)
+
+    def _verifying(self, maker: Maker, sha256: str) -> Stage:
+        # The wheel is an input: compiled again with the same inputs, it may be another one.
+        return Stage(
+            name="verify-compile", inputs={"wheel": sha256}, after=("compile",), run=lambda step: self._verify(maker, sha256, step)
+        )
 
     def _maker(self) -> Maker:
         plan = self.plan
@@ -139,17 +175,23 @@ class CompileStages:
     # -- --verify ------------------------------------------------------------------------------------------------
 
     def _verify(self, maker: Maker, sha256: str, step: Step) -> Result:
-        """Build again from scratch, without a cache, elsewhere, with another umask and another number of jobs."""
+        """Build again from scratch, without a cache, elsewhere, with another umask and another number of jobs.
+
+        Killed, it goes on where it was; once there is a verdict, what it built is removed.
+        """
         from envbuilder.compile.verify import compare  # noqa: PLC0415 - reads ELF sections; few builds ask for it
 
         layout = self.plan.layout
         first = next((layout.out / "wheels").glob("*.whl"))
         jobs = maker.jobs - 1 if maker.jobs > 3 else maker.jobs + 1
-        with tempfile.TemporaryDirectory(prefix="verify-", dir=maker.kept) as folder, _umask(0o077):
+        folder = _verify_folder(maker, sha256)
+        with _umask(0o077):
             again = replace(maker, jobs=jobs, ccache=None).make(
-                Path(folder) / "wheel", log=layout.log("verify-compile"), workspace=Path(folder) / "elsewhere"
+                layout.scratch / "verify", log=layout.log("verify-compile"), workspace=folder
             )
             differences = compare(first, again.wheel)
+        with held(folder, self.console):
+            remove_tree(folder)
         write_json(layout.out / "verify-compile.json", [difference.as_dict() for difference in differences])
         if differences:
             raise VerificationError(
@@ -159,6 +201,11 @@ class CompileStages:
             )
         step.detail = f"the same {human_size(again.size)}, sha256:{sha256[:16]}…"
         return {"sha256": again.sha256}
+
+
+def _verify_folder(maker: Maker, sha256: str) -> Path:
+    """Return the workspace of a second build; `cache gc` knows it by its name."""
+    return maker.kept / f"verify-{sha256[:16]}"
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from envbuilder.build import gates, overlays
 from envbuilder.build.assemble import assemble, is_intact
 from envbuilder.build.install import Installer
 from envbuilder.build.manifest import forget, write_manifest
+from envbuilder.build.room import Need, require_room, unpacking
 from envbuilder.build.smoke_stages import SmokeStages, in_manifest
-from envbuilder.build.stages import Chain, Result, Stage, exclusive
+from envbuilder.build.stages import Chain, Forecast, Result, Stage, exclusive
 from envbuilder.errors import AbiError
 from envbuilder.facts.site_packages import find_site, torch_build
 from envbuilder.files import human_size
@@ -50,6 +51,7 @@ class _Pipeline:
     chain: Chain
 
     def run(self) -> None:
+        self._look_ahead()
         self._fetch()
         if self.plan.vllm == "source":
             from envbuilder.build.compile_stages import CompileStages  # noqa: PLC0415 - most builds compile nothing
@@ -58,6 +60,27 @@ class _Pipeline:
             replace(self, plan=plan).assemble_and_prove()
         else:
             self.assemble_and_prove()
+
+    def _look_ahead(self) -> None:
+        """Say before the first of gigabytes is fetched what this machine lacks: a compiler, memory, room on a disk."""
+        plan, ahead, compiling = self.plan, Forecast(layout=self.plan.layout, console=self.console), 0
+        missing = [item for item in self._all_wanted() if plan.store.find(item.sha256, item.filename, size=item.size) is None]
+        if plan.vllm == "source":
+            from envbuilder.build.compile_stages import CompileStages  # noqa: PLC0415 - see run()
+
+            plan, compiling = CompileStages(plan=plan, chain=ahead, console=self.console).look_ahead()
+        new = replace(self, plan=plan, chain=ahead).environments_to_make()
+        fetching = Need(where=plan.store.root, what="to fetch", bytes=sum(item.size for item in missing))
+        unpacked = unpacking(new, store=plan.store, layout=plan.layout)
+        require_room([fetching, *unpacked, Need(where=plan.store.root, what="to compile", bytes=compiling)])
+
+    def environments_to_make(self) -> list[dict[str, int]]:
+        """Return the sizes of the wheels, by sha256, of each environment that would not be kept. On a Forecast."""
+        named = list(self.plan.release.environments())
+        for name, environment in named:
+            self._assemble(name, environment)
+        made = [name for name, _ in named if self.chain.outcomes[f"assemble-{name}"].status != "kept"]
+        return [{wheel.file.sha256: wheel.file.size for wheel in self.plan.wheels[name]} for name in made]
 
     def assemble_and_prove(self) -> None:
         for name, environment in self.plan.release.environments():
@@ -85,11 +108,14 @@ class _Pipeline:
         wheels |= {wheel.file.sha256: wheel for wheel in plan.tools}
         return [Wanted(project=it.name, filename=it.file.filename, sha256=it.file.sha256, size=it.file.size) for it in wheels.values()]
 
+    def _all_wanted(self) -> list[Wanted]:
+        return [*self._wanted(), *map(_archive, self.plan.sources.values())]
+
     def _fetch(self) -> None:
         plan, wheels = self.plan, self._wanted()
         sdists = [_archive(source) for source in plan.sources.values() if not source.commit]
         commits = [(source.repository, source.commit, _archive(source)) for source in plan.sources.values() if source.commit]
-        wanted = [*wheels, *sdists, *(archive for _, _, archive in commits)]
+        wanted = self._all_wanted()
 
         def run(step: Step) -> Result:
             from envbuilder.store.fetch import fetch  # noqa: PLC0415 - a build that fetches nothing need not load a client

@@ -75,6 +75,12 @@ def make_plan(
     lock = _current_lock(folder, target, name, target_file=target_file)
     interpreter = find_interpreter(target, machine, store=store)
     way = choose_vllm(release, vllm)
+    if verify and way != "source":
+        raise UsageError(
+            "--verify compares two compiles of vLLM, and this build compiles nothing",
+            why="It takes the published wheel." if release.compile else f"{target.name} {name} has no vLLM to be compiled.",
+            next="Leave --verify out" + (", or build with --vllm source." if release.compile else "."),
+        )
     if way == "source":
         check_source(lock, target, name, release)
     return Plan(

@@ -12,10 +12,9 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
 from envbuilder.errors import EnvbuilderError
 from envbuilder.files import digest_of, remove_tree, storage_errors, write_json
+from envbuilder.turns import alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,14 +64,7 @@ class Chain:
 
     def run(self, stage: Stage) -> Result:
         """Run a stage, or keep what it made before. What it raises ends the build; its record is then not written."""
-        key = digest_of(
-            {
-                "stage": stage.name,
-                "revision": stage.revision,
-                "inputs": stage.inputs,
-                "after": {name: self.outcomes[name].key for name in stage.after},
-            }
-        )
+        key = self._key(stage)
         if kept := self._recorded(stage, key):
             self.outcomes[stage.name] = kept
             return kept.result
@@ -94,6 +86,16 @@ class Chain:
             name=name, status="not-run", key=digest_of(["not-run", name, why]), seconds=0.0, detail=why, result={}
         )
 
+    def _key(self, stage: Stage) -> str:
+        return digest_of(
+            {
+                "stage": stage.name,
+                "revision": stage.revision,
+                "inputs": stage.inputs,
+                "after": {name: self.outcomes[name].key for name in stage.after},
+            }
+        )
+
     def _recorded(self, stage: Stage, key: str) -> Outcome | None:
         try:
             record = json.loads((self.layout.stages / f"{stage.name}.json").read_bytes())
@@ -106,27 +108,30 @@ class Chain:
             return None  # no record, or none that can be read: the stage runs
 
 
+class Forecast(Chain):
+    """A chain that runs nothing: it tells which stages would be kept."""
+
+    def run(self, stage: Stage) -> Result:
+        """Return what a stage has recorded, if it would be kept; else nothing."""
+        key = self._key(stage)
+        to_do = Outcome(name=stage.name, status="to-do", key=key, seconds=0.0, detail="", result={})
+        self.outcomes[stage.name] = self._recorded(stage, key) or to_do
+        return self.outcomes[stage.name].result
+
+
 @contextlib.contextmanager
 def exclusive(layout: Layout, console: Console) -> Iterator[None]:
     """Hold the output folder for this process alone; another build of it waits, and says so.
 
     What a killed build left in the scratch folder is removed on the way in and on the way out.
     """
-    with storage_errors(layout.out):
-        for folder in (layout.out, layout.stages, layout.log("x").parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(layout.out / ".lock")
+    with alone(layout.out / ".lock", console, f"another build is at work in {layout.out}"):
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            console.line(f"another build is at work in {layout.out}; waiting for it to end …")
-            lock.acquire()
-    try:
-        with storage_errors(layout.scratch):
-            remove_tree(layout.scratch)
-            layout.scratch.mkdir()
-        yield
-    finally:
-        with contextlib.suppress(OSError, EnvbuilderError):
-            remove_tree(layout.scratch)
-        lock.release()
+            with storage_errors(layout.out):
+                remove_tree(layout.scratch)
+                for folder in (layout.stages, layout.log("x").parent, layout.scratch):
+                    folder.mkdir(parents=True, exist_ok=True)
+            yield
+        finally:
+            with contextlib.suppress(OSError, EnvbuilderError):
+                remove_tree(layout.scratch)

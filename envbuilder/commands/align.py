@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         _announce(aligner.plan(args.env), console)
         console.line("nothing was changed (--dry-run)")
         return 0
-    with aligner.alone(args.env):
+    with aligner.undisturbed(args.env):
         alignment = aligner.plan(args.env)
         _announce(alignment, console)
         report = aligner.apply(alignment)

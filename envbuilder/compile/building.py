@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.compile.admission import Coordinator
+from envbuilder.compile.admission import PATIENCE_S, Coordinator
 from envbuilder.compile.inside.launcher import CCACHE, RECORDS, SOCKET
 from envbuilder.compile.policy import Unit
+from envbuilder.compile.toolchain import SYSTEM_PATH
 from envbuilder.errors import ProgramError, StepError
 from envbuilder.files import human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from envbuilder.compile.isolation import Isolation
     from envbuilder.compile.toolchain import Compilers
@@ -48,6 +50,7 @@ class Build:
     known: Mapping[str, Unit]
     log: Path
     ccache: Path | None = None
+    say: Callable[[str], None] = lambda _: None
 
     # -- configure -----------------------------------------------------------------------------------------------
 
@@ -84,7 +87,7 @@ class Build:
         """All variables that the build sees: none of the user's."""
         root = self.isolation.root
         return {
-            "PATH": f"{root / 'cuda/bin'}:{root / 'tools/bin'}:/usr/bin:/bin",
+            "PATH": f"{root / 'cuda/bin'}:{root / 'tools/bin'}:{SYSTEM_PATH}",
             "HOME": str(root / "tmp"),
             "TMPDIR": str(root / "tmp"),
             "LANG": "C.UTF-8",
@@ -105,29 +108,40 @@ class Build:
 
     # -- build ---------------------------------------------------------------------------------------------------
 
-    def run(self, targets: Sequence[str], *, progress: Progress | None = None) -> None:
-        """Build targets of ninja. Raises CompileError that names the units which failed, and why as far as it shows."""
+    def run(self, targets: Sequence[str], *, progress: Callable[[int], AbstractContextManager[Progress]] | None = None) -> None:
+        """Build targets of ninja; `progress` shows steps, once ninja has said how many there are.
+
+        Raises CompileError that names the units which failed, and why as far as it shows; StepError when others hold
+        the memory.
+        """
         address = self.workspace.root / "run" / "admission"
-        coordinator = Coordinator(address=address, cores=self.jobs, known=self.known)
-        done = 0
-
-        def watch(line: str) -> None:
-            nonlocal done
-            if line.startswith("FAILED:"):
-                coordinator.refuse()
-            if progress and (match := _PROGRESS.match(line)):
-                progress.advance(int(match[1]) - done)
-                done = int(match[1])
-
+        coordinator = Coordinator(address=address, cores=self.jobs, known=self.known, on_short=self._short)
         root = self.isolation.root
         began = self.begun()
-        command: list[str | Path] = [root / self.workspace.ninja, "-C", root / "obj", "-j", str(max(_WINDOW, 4 * self.jobs)), *targets]
         variables = {**self.variables(), SOCKET: str(root / "run/admission")}
-        with coordinator.serving():
+        with coordinator.serving(), contextlib.ExitStack() as stack:
+            steps = _Steps(stack, progress)
+
+            def watch(line: str) -> None:
+                if line.startswith("FAILED:"):
+                    coordinator.refuse()
+                steps.see(line)
+
             try:
+                command = self._ninja(max(_WINDOW, 4 * self.jobs), targets)
                 self.isolation.run(command, variables=variables, log=self.log, what="compiling vLLM", on_line=watch)
             except ProgramError as error:
-                raise self._explained(error, since=began) from error
+                raise coordinator.starved or self._explained(error, since=began) from error
+
+    def _ninja(self, jobs: int, targets: Sequence[str]) -> list[str | Path]:
+        root = self.isolation.root
+        return [root / self.workspace.ninja, "-C", root / "obj", "-j", str(jobs), *targets]
+
+    def _short(self, unit: Unit, free: int) -> None:
+        self.say(
+            f"{unit.name} takes {human_size(unit.peak)} of memory and {human_size(max(0, free))} are free: "
+            f"waiting up to {PATIENCE_S / 60:.0f} minutes for more …"
+        )
 
     def begun(self) -> float:
         """Return the time of the newest record, to tell those of this run from older ones."""
@@ -137,15 +151,38 @@ class Build:
         failed = [record for record in read_records(self.workspace.root, newer=since) if record["status"] != 0]
         if not failed:
             return error
+        units = [record["unit"] for record in failed]
+        # One at a time, and without the coordinator's address: nobody listens there any more.
+        command = self._ninja(1, [goal_of(unit) for unit in units])
+        replay = self.isolation.replay(command, variables=self.variables(), failed=error)
         return CompileError(
-            f"{len(failed)} units did not compile: {', '.join(record['unit'] for record in failed)}",
+            f"{len(units)} unit{'s' if len(units) > 1 else ''} did not compile: {', '.join(units)}",
             why="\n".join(map(explain_failure, failed)),
-            next=f"Log: {self.log}\nRun the same command again: it goes on from here, and a unit that ran out of memory then runs alone.",
+            next=f"Log: {self.log}\n{replay}\n"
+            "Run the same command again: it goes on from here, and a unit that ran out of memory then runs alone.",
         )
 
     def ninja_targets(self) -> list[str]:
         """Return ninja's targets for the extensions of the components that are built here."""
         return [f"{component.name}" for component in self.spec.components if component.how == "source"]
+
+
+class _Steps:
+    """Ninja's steps as progress, which is drawn from the first one on."""
+
+    def __init__(self, stack: contextlib.ExitStack, start: Callable[[int], AbstractContextManager[Progress]] | None) -> None:
+        self._stack, self._start = stack, start
+        self._progress: Progress | None = None
+        self._done = 0
+
+    def see(self, line: str) -> None:
+        match = _PROGRESS.match(line)
+        if match is None or self._start is None:
+            return
+        if self._progress is None:
+            self._progress = self._stack.enter_context(self._start(int(match[2])))
+        self._progress.advance(int(match[1]) - self._done)
+        self._done = int(match[1])
 
 
 def explain_failure(record: Mapping[str, Any]) -> str:
@@ -185,6 +222,16 @@ def known_units(shipped: Path, records: Iterable[Mapping[str, Any]]) -> dict[str
     return known
 
 
+def goal_of(unit: str) -> str:
+    """Return the object of a unit as ninja names it, by the unit's name (launcher.unit_of)."""
+    target, _, source = unit.partition("/")
+    return f"CMakeFiles/{target}.dir/{source}.o"
+
+
+def object_of(root: Path, unit: str) -> Path:
+    return root / "obj" / goal_of(unit)
+
+
 def default_jobs() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -193,7 +240,7 @@ def find_ccache() -> Path | None:
     """Return ccache if the user wants it (ENVBUILDER_CCACHE=1) and has it. Raises ProgramError when it is wanted and not there."""
     if os.environ.get("ENVBUILDER_CCACHE", "").lower() not in {"1", "true", "yes", "on"}:
         return None
-    found = shutil.which("ccache")
+    found = shutil.which("ccache", path=SYSTEM_PATH)
     if found is None:
         raise ProgramError("ccache is not installed", why="ENVBUILDER_CCACHE asks for it.", next="Debian, Ubuntu: apt install ccache")
     return Path(found)

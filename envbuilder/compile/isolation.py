@@ -18,7 +18,7 @@ from envbuilder.compile import container
 from envbuilder.compile.inside.enter import NETWORK, NO_PLACE
 from envbuilder.errors import ProgramError, VerificationError
 from envbuilder.files import write_json
-from envbuilder.process import run
+from envbuilder.process import replay_line, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _ENTER = Path(__file__).resolve().parent / "inside" / "enter.py"
 FIXED_ROOT = Path("/build")
+REMEDY = (
+    "Allow user namespaces until the next boot: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0\n"
+    "Or allow yourself Docker: sudo usermod -aG docker $USER, then log in again."
+)
 
 
 class Way(StrEnum):
@@ -83,6 +87,16 @@ class Isolation:
                 ) from error
             raise
 
+    def replay(self, command: Sequence[str | Path], *, variables: Mapping[str, str], failed: ProgramError) -> str:
+        """Return a line for a shell that runs a program as the failed one was, with these variables.
+
+        The line of the failed one does, where it reads what to run from a file.
+        """
+        if self.way is Way.NONE:
+            return f"Replay: {replay_line(command, env=variables, cwd=self.workspace)}"
+        self._write_spec(command, variables)
+        return next((line for line in failed.next.splitlines() if line.startswith("Replay: ")), "")
+
     def _binds(self) -> list[Bind]:
         """Say what of this machine is seen in the place, beside its /usr."""
         (self.workspace / "tmp").mkdir(exist_ok=True)
@@ -114,7 +128,12 @@ class Isolation:
 
 
 def choose(workspace: Path, *, log: Path) -> Isolation:
-    """Return the first way that works here, proved by running a program in it."""
+    """Return the first way that works here, proved by a program in it that writes a file, as CMake will.
+
+    In a Docker without root the user's number is nobody there: programs run, and may write nothing.
+    """
+    trial = workspace / "tmp" / "trial"
+    code = f"open({str(FIXED_ROOT / 'tmp' / trial.name)!r}, 'w').close()"
     python = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
     refusals = []
     for way in (Way.USER_NAMESPACES, Way.ROOT, Way.ENGINE):
@@ -123,13 +142,14 @@ def choose(workspace: Path, *, log: Path) -> Isolation:
             continue
         isolation = Isolation(way=way, workspace=workspace, python=python)
         try:
-            isolation.run([python, "-IS", "-c", "pass"], variables={"PATH": "/usr/bin:/bin"}, log=log, what="trying isolation")
+            isolation.run([python, "-IS", "-c", code], variables={"PATH": "/usr/bin:/bin"}, log=log, what="trying isolation")
         except ProgramError as error:
             # Whatever an engine says, it does not work here.
             if way is not Way.ENGINE and f"exit code {NO_PLACE}" not in error.what:
                 raise
             refusals.append(f"{way.value}: {error.why.splitlines()[-1] if error.why else error.what}")
         else:
+            trial.unlink(missing_ok=True)
             return isolation
     return Isolation(way=Way.NONE, workspace=workspace, python=python, why="; ".join(refusals))
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from envbuilder.binaries.fatbin import parse_arch
 from envbuilder.binaries.gpu_code import Way, check_gpu_code
 from envbuilder.compile import isolation
-from envbuilder.compile.admission import reserve_of, total_memory
-from envbuilder.compile.building import Build, known_units, read_records
+from envbuilder.compile.admission import available_memory, reserve_of, too_little_free, total_memory
+from envbuilder.compile.building import Build, known_units, object_of, read_records
 from envbuilder.compile.packing import compressor, pack
-from envbuilder.compile.policy import guess
 from envbuilder.compile.sources import read_source
-from envbuilder.compile.workspace import Workspace, room
+from envbuilder.compile.workspace import Workspace, held, room
 from envbuilder.errors import StepError, VerificationError
 from envbuilder.files import digest_of, human_size, sha256_file, storage_errors, write_json
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "envbuilder/compile/1"
 _SHIPPED = Path(__file__).resolve().parent / "known_units.json"
+_ROOM_TO_GO_ON = 1_000_000_000  # in a workspace that has its parts: objects, and nvcc's temporary files
 _ROOM = 6_000_000_000  # a workspace of vLLM 0.23.0 takes 2.4 GB, its objects a fifth of that; nvcc's temporary files the rest
 _BUILD_TAG = "1"
 
@@ -65,27 +65,32 @@ class Maker:
         return self.kept / digest_of([[path.parent.name for path in parts], self.compilers.identity])[:16]
 
     def make(self, goal: Path, *, log: Path, workspace: Path | None = None) -> Made:
-        """Build in the kept workspace (or in another one) and write the wheel to `goal`.
+        """Build in the kept workspace (or in another one) and write the wheel to `goal`; one build at a time in a workspace.
 
         Raises CompileError, EditError, HashMismatchError, ProgramError, StepError, StorageError, VerificationError.
         """
-        started = time.monotonic()
         place = Workspace(workspace or self.workspace)
+        with held(place.root, self.console):
+            return self._make(place, goal, log)
+
+    def _make(self, place: Workspace, goal: Path, log: Path) -> Made:
+        started = time.monotonic()
         self._require_room(place)
+        self._require_memory(place)
         with storage_errors(place.root):
             place.root.mkdir(parents=True, exist_ok=True)
             log.unlink(missing_ok=True)
         chosen = isolation.choose(place.root, log=log)
         if chosen.way is isolation.Way.NONE:
-            self.console.warn(f"the compile is not isolated, so its bytes are this machine's own: {chosen.why}")
+            self.console.warn(f"the compile is not isolated, so its bytes are this machine's own: {chosen.why}\n{isolation.REMEDY}")
         pins = place.make(self.inputs, self.compilers, inside=chosen.root)
         known = known_units(_SHIPPED, read_records(place.root))
         build = Build(
-            workspace=place, isolation=chosen, compilers=self.compilers, spec=self.inputs.spec, jobs=self.jobs, known=known, log=log, ccache=self.ccache
+            workspace=place, isolation=chosen, compilers=self.compilers, spec=self.inputs.spec, jobs=self.jobs, known=known, log=log, ccache=self.ccache,
+            say=self.console.line,
         )  # fmt: skip
         build.configure()
-        with self.console.progress("compiling", 0, unit="steps") as progress:
-            build.run(build.ninja_targets(), progress=progress)
+        build.run(build.ninja_targets(), progress=lambda total: self.console.progress("compiling", total, unit="steps"))
         built = {path.name: path for path in sorted((place.root / "obj").glob("*.so"))}
         packed = pack(
             goal,
@@ -101,16 +106,28 @@ class Maker:
         self._note(started, place)
         return Made(wheel=packed.path, sha256=packed.sha256, size=packed.size, document=document)
 
+    def look_ahead(self, workspace: Path | None = None) -> int:
+        """Return the bytes of disk that a build takes yet. Raises StepError without the memory for it."""
+        place = Workspace(workspace or self.workspace)
+        self._require_memory(place)
+        return _room_for(place)
+
     def _require_room(self, place: Workspace) -> None:
-        free = room(place.root)
-        if free < _ROOM and not (place.root / "obj").is_dir():
+        free, needed = room(place.root), _room_for(place)
+        if free < needed:
             raise StepError(
                 f"not enough room to compile in {place.root}",
-                why=f"A build takes {human_size(_ROOM)}; {human_size(free)} are free.",
+                why=f"A build takes {human_size(needed)}; {human_size(free)} are free.",
                 next="Free some space, or set ENVBUILDER_CACHE to a folder on another disk.",
             )
-        known = known_units(_SHIPPED, read_records(place.root))
-        largest = max(known.values(), key=lambda unit: unit.peak, default=guess("x.cu"))
+
+    def _require_memory(self, place: Workspace) -> None:
+        """Raise StepError where a unit that is still to be compiled cannot run: for want of memory, or of free memory."""
+        known = known_units(_SHIPPED, read_records(place.root)).values()
+        waiting = [unit for unit in known if not object_of(place.root, unit.name).exists()]
+        if not waiting:
+            return
+        largest = max(waiting, key=lambda unit: unit.peak)
         have = total_memory()
         if have - reserve_of(have) // 2 < largest.peak:
             raise StepError(
@@ -118,6 +135,8 @@ class Maker:
                 why=f"{largest.name} alone takes {human_size(largest.peak)}; the machine has {human_size(have)}.",
                 next="Build on a larger machine: the wheel is the same (from x86_64 as well). Or use --vllm published.",
             )
+        if (free := available_memory()) < largest.peak:
+            raise too_little_free(largest, free)
 
     def _document(
         self, chosen: isolation.Isolation, pins: Iterable[Pin], packed: Packed, gpu_code: GpuCodeReport, records: list[dict[str, Any]]
@@ -147,6 +166,10 @@ class Maker:
     def _note(self, started: float, place: Workspace) -> None:
         """Keep what differs from run to run beside the workspace, not in the document: it must not change the build's bytes."""
         write_json(place.root / "last-build.json", {"seconds": round(time.monotonic() - started, 1), "jobs": self.jobs})
+
+
+def _room_for(place: Workspace) -> int:
+    return _ROOM_TO_GO_ON if (place.root / "obj").is_dir() else _ROOM
 
 
 def require_native(built: Mapping[str, Path], arch: str) -> GpuCodeReport:

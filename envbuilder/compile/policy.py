@@ -31,15 +31,15 @@ class Unit:
 def next_to_start(waiting: Iterable[Unit], running: Sequence[Unit], *, unclaimed: int, cores: int) -> Unit | None:
     """Return the unit to start now, or None when all must wait.
 
-    `unclaimed` is the memory, in bytes, that neither is used nor will be by what runs. Where nothing runs, the
-    longest unit starts whatever it needs: waiting would not make the machine larger, so there is no deadlock.
+    `unclaimed` is the memory, in bytes, that neither is used nor will be by what runs. Where nothing runs and nothing
+    fits, it is the longest unit's turn: no compile that ends would make room for it. Whether it may start is not for
+    this rule to say (admission.Coordinator).
     """
     if len(running) >= cores or any(unit.alone for unit in running):
         return None
-    for unit in sorted(waiting, key=lambda unit: (-unit.seconds, unit.name)):
-        if not running or (unit.peak <= unclaimed and not unit.alone):
-            return unit
-    return None
+    longest_first = sorted(waiting, key=lambda unit: (-unit.seconds, unit.name))
+    fitting = [unit for unit in longest_first if unit.peak <= unclaimed and not (running and unit.alone)]
+    return next(iter(fitting if running else fitting + longest_first), None)
 
 
 def guess(source: str) -> Unit:

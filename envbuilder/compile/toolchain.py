@@ -21,6 +21,7 @@ from envbuilder.process import run
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+SYSTEM_PATH = "/usr/bin:/bin"  # not the user's: conda's compilers are not seen from an isolated place, and ccache's links are no compilers
 _ROOT = "nvidia/cu13/"
 _TARGET_FOLDERS = {"aarch64": "sbsa-linux", "x86_64": "x86_64-linux"}
 _REAL_LIBRARIES = ("libcudart", "libcudadevrt")
@@ -67,11 +68,13 @@ def find_compilers(machine: str, *, here: str) -> Compilers:
 
 
 def _require_program(name: str, *, package: str) -> Path:
-    found = shutil.which(name)
+    found = shutil.which(name, path=SYSTEM_PATH)
     if found is None:
+        other = shutil.which(name)
+        unseen = f" {other} is not taken: where vLLM is compiled, only the system's own folders are seen." if other else ""
         raise ProgramError(
             f"{name} is not installed",
-            why="vLLM's C++ and CUDA sources need it.",
+            why=f"vLLM's C++ and CUDA sources need it.{unseen}",
             next=f"Install it (Debian, Ubuntu: apt install {package}).",
         )
     return Path(found)

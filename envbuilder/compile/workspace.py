@@ -21,13 +21,16 @@ from envbuilder.compile.toolchain import make_cuda_home, toolchain_file
 from envbuilder.compile.wheels import below, unpack, unpack_source, whole
 from envbuilder.errors import HashMismatchError, VerificationError
 from envbuilder.files import digest_of, remove_tree, write_atomic, write_json
+from envbuilder.turns import alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from envbuilder.compile.sources import Pin
     from envbuilder.compile.toolchain import Compilers
+    from envbuilder.console import Console
     from envbuilder.targets.model import Compile
 
 _CUDA_REVISION = 2  # raised when a CUDA home comes to be made otherwise
@@ -194,3 +197,8 @@ def constant(path: Path, name: str) -> Any:  # noqa: ANN401 - whatever a literal
 def room(path: Path) -> int:
     """Return the bytes that are free where a path is or would be."""
     return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+
+
+def held(root: Path, console: Console) -> AbstractContextManager[None]:
+    """Hold a workspace for this process: builds into several folders share one. Its lock lies beside it, where `cache gc` looks."""
+    return alone(root.with_name(f"{root.name}.lock"), console, f"another build is compiling in {root}")

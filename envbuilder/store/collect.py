@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import filelock
 
 from envbuilder.files import remove_tree
 from envbuilder.uv import run_uv
@@ -67,10 +70,12 @@ def _collectable(root: Path, needed: Collection[str]) -> Iterator[Path]:
     """Yield what may go; each is gone before the next is asked for."""
     yield from (folder for folder in _content_folders(root / "files") if folder.name not in needed)
     yield from (path for path in _entries(root / "partial") if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S)
-    for folder in _entries(root / "compile"):
-        # A second build that was killed has left its folder; no build goes on in it.
+    for folder in sorted({path.with_suffix("") for path in _entries(root / "compile")}):
+        # A second build that was killed has left its folder: it is of use to the very next build, or to none.
         if _age(folder) > (_PARTIAL_AGE_S if folder.name.startswith("verify-") else _COMPILE_AGE_S):
-            yield folder
+            with _unused(folder) as unused:
+                if unused and folder.is_dir():
+                    yield folder
     blobs = root / "layers/blobs"
     yield from (path for path in _entries(blobs) if path.name not in needed and _is_left(path))
     yield from (path for path in _entries(root / "layers") if path.suffix == ".json" and not _has_layer(path, blobs))
@@ -95,8 +100,29 @@ def _has_layer(record: Path, blobs: Path) -> bool:
 
 
 def _age(folder: Path) -> float:
-    """Return the seconds since anything was written right in a folder, or it was made."""
-    return time.time() - max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
+    """Return the seconds since anything was written right in a workspace, or it was made; if it is gone, since its lock was."""
+    written = (folder, *folder.iterdir()) if folder.is_dir() else (_lock_of(folder),)
+    return time.time() - max(path.lstat().st_mtime for path in written)
+
+
+@contextlib.contextmanager
+def _unused(folder: Path) -> Iterator[bool]:
+    """Hold a workspace that no build is at work in, and remove its lock with it; False while one is."""
+    lock = filelock.FileLock(_lock_of(folder))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+        _lock_of(folder).unlink(missing_ok=True)  # still held: a build that comes meanwhile sees that its lock is gone, and makes one
+    finally:
+        lock.release()
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
 
 
 def _content_folders(root: Path) -> Iterator[Path]:

@@ -222,7 +222,7 @@ def test_after_sigkill_in_the_middle_the_next_run_brings_the_old_one_back(
     assert torch_build(alignment.site) is None, "the kill came too early to prove anything"
     with pytest.raises(UsageError, match="in the midst of an align"):
         aligner.plan(env)
-    with aligner.alone(env):
+    with aligner.undisturbed(env):
         again = aligner.plan(env)
     assert again.installed == "2.10.0"
     assert tree(env) == before
@@ -232,12 +232,12 @@ def test_a_second_align_waits_and_a_dry_run_keeps_its_hands_off(tmp_path: Path, 
     """Each would take the other's half-made exchange for one that was interrupted, and undo it under its feet."""
     env = environment(tmp_path / "env", wheels["2.10.0"], "newer")
     alignment = aligner.plan(env)
-    with aligner.alone(env):
+    with aligner.undisturbed(env):
         (env / ".envbuilder-align").mkdir()  # as it is in the middle of an exchange
         with pytest.raises(UsageError, match="in the midst of an align"):
             aligner.plan(env)
         assert (env / ".envbuilder-align").is_dir()
-        other = threading.Thread(target=lambda: [aligner.alone(env).__enter__()], daemon=True)
+        other = threading.Thread(target=lambda: [aligner.undisturbed(env).__enter__()], daemon=True)
         other.start()
         other.join(0.5)
         assert other.is_alive(), "the second one did not wait"

@@ -17,7 +17,7 @@ FLOORS = (
     ("errors", "values"),
     ("files", "reading", "torch_version"),
     ("process", "console", "layout"),
-    ("uv",),
+    ("uv", "turns"),
     ("facts", "binaries", "targets"),
     ("store",),
     ("compile",),  # locking reads from a source what its build would fetch

@@ -73,24 +73,13 @@ class Claim:
         started = time.monotonic()
         self._socket = socket.socket(socket.AF_UNIX)
         try:
-            self._connect(address)
+            self._socket.connect(address)  # waits, where a hundred launchers knock at once
             self._tell({"unit": unit})
             if self._socket.recv(16) != b"go\n":
                 raise ConnectionError
         except OSError:
             sys.exit("envbuilder launcher: the build that this compile belongs to has ended")
         self.waited = time.monotonic() - started
-
-    def _connect(self, address: str) -> None:
-        assert self._socket is not None  # noqa: S101 - for the type checker
-        for attempt in range(100):  # a hundred launchers knock at once
-            try:
-                self._socket.connect(address)
-            except BlockingIOError:
-                time.sleep(0.01 * (attempt + 1))
-            else:
-                return
-        raise ConnectionError
 
     def _tell(self, message: dict[str, object]) -> None:
         if self._socket:
@@ -133,11 +122,12 @@ def end(pid: int) -> None:
 
 
 class Watch(threading.Thread):
-    """Tells the coordinator what the compile uses, and remembers the most. Without a coordinator, the compile is ended."""
+    """Tells the coordinator what the compile uses, and remembers the most. Without a coordinator, the compile is stopped."""
 
     def __init__(self, pid: int, claim: Claim) -> None:
         super().__init__(daemon=True)
         self.peak = 0
+        self.stopped = threading.Event()  # by this launcher, since its build has ended: what the compiler says then means nothing
         self._pid, self._claim, self._ended = pid, claim, threading.Event()
 
     def run(self) -> None:
@@ -145,8 +135,12 @@ class Watch(threading.Thread):
             rss = tree_rss(self._pid)
             self.peak = max(self.peak, rss)
             if not self._claim.using(rss):  # the build was killed: what nobody waits for must not go on
-                end(self._pid)
+                self.stop()
                 return
+
+    def stop(self) -> None:
+        self.stopped.set()  # first: the compiler's end may be noticed at once
+        end(self._pid)
 
     def end(self) -> None:
         self._ended.set()
@@ -165,16 +159,19 @@ def main(command: list[str]) -> int:
     claim = Claim(unit)
     started = time.monotonic()
     with subprocess.Popen([*([ccache] if ccache else []), *command], stderr=subprocess.PIPE, env=variables) as process:
-        for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(sign, lambda *_: end(process.pid))
         watch = Watch(process.pid, claim)
+        for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(sign, lambda *_: watch.stop())
         watch.start()
         assert process.stderr is not None  # noqa: S101 - for the type checker
         words = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        _, ended, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(ended)
         watch.end()
     sys.stderr.buffer.write(words)
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    if watch.stopped.is_set():
+        return status  # a record would say that memory ran out, and the next build would run the unit alone
     killed = process.returncode == -signal.SIGKILL or (process.returncode != 0 and bool(_KILLED.search(words)))
     record = {
         "unit": unit,
@@ -192,7 +189,7 @@ def main(command: list[str]) -> int:
         "words": words[-_KEEP:].decode(errors="replace"),
     }
     write_record(unit, record)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return status
 
 
 def describe(path: Path) -> dict[str, object]:

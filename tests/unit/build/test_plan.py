@@ -102,6 +102,26 @@ def test_the_plan_takes_the_files_of_the_machine_it_is_for(tmp_path: Path) -> No
         assert [name for name in names if name.endswith(f"{other}.whl")] == []
 
 
+@pytest.mark.parametrize(("target", "vllm", "hint"), [("dgx-spark", "published", "--vllm source"), ("cpu", None, "Leave --verify out.")])
+def test_verifying_what_is_not_compiled_is_wrong_usage(tmp_path: Path, target: str, vllm: str | None, hint: str) -> None:
+    """Passed over in silence it would be taken for a wheel that was compared."""
+    found, path = find_target(target)
+    with pytest.raises(UsageError, match="--verify") as error:
+        make_plan(
+            found,
+            path,
+            None,
+            machine=found.machines[0],
+            layout=Layout.of(tmp_path),
+            store=Store(tmp_path),
+            offline=True,
+            smoke=False,
+            vllm=vllm,
+            verify=True,
+        )
+    assert hint in error.value.next
+
+
 # -- is it still there? ------------------------------------------------------------------------------------------
 
 WHEEL = LockedWheel(name="six", version="1.0", file=LockedFile(filename="six-1.0-py3-none-any.whl", sha256="0" * 64, size=1))

@@ -14,9 +14,10 @@ import pytest
 
 from envbuilder.build import compile_stages
 from envbuilder.build.compile_stages import CompileStages
-from envbuilder.build.stages import Chain, exclusive
+from envbuilder.build.stages import Chain, Forecast, exclusive
+from envbuilder.compile import isolation
 from envbuilder.compile.making import Made
-from envbuilder.errors import VerificationError
+from envbuilder.errors import StepError, VerificationError
 from envbuilder.files import remove_tree
 from envbuilder.layout import Layout
 from envbuilder.locking.model import LockedFile, LockedWheel
@@ -45,6 +46,13 @@ class FakeMaker:
     ccache: Any = "ccache"
     seen: list[tuple[int, Any]] = field(default_factory=list)
 
+    way: str = "user-namespaces"
+    looked: list[Path | None] = field(default_factory=list)
+
+    def look_ahead(self, workspace: Path | None = None) -> int:
+        self.looked.append(workspace)
+        return 100
+
     @property
     def inputs(self) -> Any:
         spec = find_target("dgx-spark")[0].releases["0.23.0"].compile
@@ -63,7 +71,7 @@ class FakeMaker:
         with zipfile.ZipFile(goal / NAME, "w") as archive:
             archive.writestr(zipfile.ZipInfo("vllm/x.py"), content)
         data = (goal / NAME).read_bytes()
-        document = {"units": [], "isolation": {"way": "user-namespaces", "root": "/build"}, "components": []}
+        document = {"units": [], "isolation": {"way": self.way, "root": "/build"}, "components": []}
         return Made(wheel=goal / NAME, sha256=hashlib.sha256(data).hexdigest(), size=len(data), document=document)
 
 
@@ -88,9 +96,9 @@ def published() -> LockedWheel:
     return LockedWheel(name="vllm", version="0.23.0", file=LockedFile(filename="published.whl", sha256="0" * 64, size=1))
 
 
-def run(ground: Any, *, verify: bool = False) -> tuple[Any, dict[str, str]]:
+def plan_of(ground: Any, *, verify: bool) -> Any:
     torch = SimpleNamespace(name="torch", file=None)
-    plan = SimpleNamespace(
+    return SimpleNamespace(
         sources={},
         layout=ground.layout,
         store=ground.store,
@@ -98,9 +106,13 @@ def run(ground: Any, *, verify: bool = False) -> tuple[Any, dict[str, str]]:
         tools=(),
         wheels={"serve": (torch, published()), "quantize": ()},
     )
+
+
+def run(ground: Any, *, verify: bool = False) -> tuple[Any, dict[str, str]]:
+    plan = plan_of(ground, verify=verify)
     with exclusive(ground.layout, ground.console):
         chain = Chain(layout=ground.layout, console=ground.console)
-        made = CompileStages(plan=plan, chain=chain, console=ground.console).run()  # type: ignore[arg-type]
+        made = CompileStages(plan=plan, chain=chain, console=ground.console).run()
     return made, {name: outcome.status for name, outcome in chain.outcomes.items()}
 
 
@@ -151,6 +163,90 @@ def test_a_verifying_build_is_from_scratch_elsewhere_and_without_a_cache(ground:
     assert ground.maker.workspaces[0] is None
     assert ground.maker.workspaces[1] is not None
     assert not ground.maker.workspaces[1].exists(), "what it built is not kept"
+
+
+def test_a_verifying_build_that_was_killed_goes_on_where_it_was(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another folder each time would start over, an hour's work, and leave gigabytes for each kill."""
+    run(ground)
+    real = FakeMaker.make
+
+    def killed(self: FakeMaker, goal: Path, *, log: Path, workspace: Path | None = None) -> Made:
+        assert workspace is not None
+        self.workspaces.append(workspace)
+        workspace.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeMaker, "make", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(ground, verify=True)
+    monkeypatch.setattr(FakeMaker, "make", real)
+    run(ground, verify=True)
+    _, first, second = ground.maker.workspaces
+    assert first == second == ground.maker.kept / first.name
+    assert first.name.startswith("verify-"), "`cache gc` knows it by its name"
+    assert not first.exists()
+
+
+def test_another_wheel_is_verified_anew_though_nothing_that_it_is_made_of_changed(ground: Any) -> None:
+    """The old record would vouch for a wheel that nobody has compared."""
+    run(ground, verify=True)
+    (ground.layout.out / "wheels" / NAME).unlink()
+    ground.maker.seen.clear()
+    ground.maker.contents = (b"other", b"other")
+    _, status = run(ground, verify=True)
+    assert status["verify-compile"] == "done"
+
+
+# -- before anything is fetched ----------------------------------------------------------------------------------
+
+
+def look_ahead(ground: Any, *, verify: bool = False) -> tuple[Any, int]:
+    with exclusive(ground.layout, ground.console):
+        ahead = Forecast(layout=ground.layout, console=ground.console)
+        return CompileStages(plan=plan_of(ground, verify=verify), chain=ahead, console=ground.console).look_ahead()
+
+
+def allow(monkeypatch: pytest.MonkeyPatch, way: isolation.Way) -> None:
+    chosen = SimpleNamespace(way=way, why="user-namespaces: not permitted")
+    monkeypatch.setattr(isolation, "choose", lambda *_, **__: chosen)
+
+
+def test_what_compiling_takes_is_known_beforehand_and_nothing_of_a_kept_wheel(ground: Any) -> None:
+    """A build that compiles nothing may not fail for want of the room or the memory to compile."""
+    assert look_ahead(ground)[1] == 100
+    run(ground)
+    ground.maker.looked.clear()
+    plan, room = look_ahead(ground)
+    assert (room, ground.maker.looked) == (0, [])
+    assert plan.wheels["serve"][1].file.filename == NAME
+
+
+def test_a_second_build_takes_as_much_again_until_it_is_verified(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    allow(monkeypatch, isolation.Way.USER_NAMESPACES)
+    assert look_ahead(ground, verify=True)[1] == 200
+    run(ground)
+    assert look_ahead(ground, verify=True)[1] == 100
+    run(ground, verify=True)
+    assert look_ahead(ground, verify=True)[1] == 0
+
+
+def test_verifying_without_isolation_is_refused_beforehand_with_the_remedy(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compiles twice for hours, and then differs in every object by the path that stands in it."""
+    allow(monkeypatch, isolation.Way.NONE)
+    with pytest.raises(StepError, match="does not allow") as error:
+        look_ahead(ground, verify=True)
+    assert "not permitted" in error.value.why
+    assert "sysctl" in error.value.next
+    assert "docker" in error.value.next
+
+
+def test_a_wheel_that_was_not_isolated_is_not_verified(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Isolation was allowed since: the second build would be at another path than the kept wheel's."""
+    ground.maker.way = "not-isolated"
+    run(ground)
+    allow(monkeypatch, isolation.Way.USER_NAMESPACES)
+    with pytest.raises(StepError, match="compiled without isolation"):
+        look_ahead(ground, verify=True)
 
 
 def test_a_second_build_with_other_bytes_fails_and_says_where(ground: Any) -> None:

@@ -208,11 +208,14 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("how", ["coordinator gone", "terminated"])
 def test_nothing_of_a_compile_outlives_its_build(tmp_path: Path, how: str) -> None:
-    """For cicc and ptxas nvcc starts a shell: killing nvcc alone leaves them at work, with gigabytes, for minutes."""
+    """For cicc and ptxas nvcc starts a shell: killing nvcc alone leaves them at work, with gigabytes, for minutes.
+
+    A record of the kill would say that memory ran out: the next build would run every interrupted unit alone.
+    """
     (tmp_path / "records").mkdir()
     (tmp_path / OBJECT).parent.mkdir(parents=True)
     deep = script(tmp_path / "nvcc", f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60' & wait")
-    env = {"PATH": os.environ["PATH"], launcher.SOCKET: str(tmp_path / "admission")}
+    env = {"PATH": os.environ["PATH"], launcher.SOCKET: str(tmp_path / "admission"), launcher.RECORDS: str(tmp_path / "records")}
     with coordinator(tmp_path, 1).serving():
         process = subprocess.Popen([sys.executable, "-IS", SCRIPT, deep, "-c", "a", "-o", OBJECT], cwd=tmp_path, env=env)
         deadline = time.monotonic() + 20
@@ -229,6 +232,7 @@ def test_nothing_of_a_compile_outlives_its_build(tmp_path: Path, how: str) -> No
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(pid)
+    assert read_records(tmp_path) == []
 
 
 def test_the_error_of_a_failed_build_has_its_own_reference() -> None:

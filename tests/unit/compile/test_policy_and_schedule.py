@@ -34,10 +34,16 @@ def test_nothing_starts_that_does_not_fit() -> None:
     assert next_to_start([unit("a", gib=5)], [unit("b")], unclaimed=4 * GIB, cores=8) is None
 
 
-def test_alone_on_the_machine_everything_starts() -> None:
+def test_alone_on_the_machine_everything_has_its_turn() -> None:
     """Else a unit larger than the memory waits for ever: a deadlock."""
     huge = unit("huge", gib=500)
     assert next_to_start([huge], [], unclaimed=-1, cores=1) == huge
+
+
+def test_where_nothing_runs_what_fits_goes_before_what_does_not() -> None:
+    """Others may give memory back while the small ones compile."""
+    huge, small = unit("huge", 99, gib=500), unit("small")
+    assert next_to_start([huge, small], [], unclaimed=4 * GIB, cores=2) == small
 
 
 def test_a_unit_that_was_killed_waits_until_it_is_alone_and_stays_so() -> None:

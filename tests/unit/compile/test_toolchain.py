@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envbuilder.binaries.elf import read_symbols_path
-from envbuilder.compile import toolchain, workspace
+from envbuilder.compile import building, toolchain, workspace
 from envbuilder.compile.toolchain import Compilers, find_compilers, make_cuda_home, toolchain_file
 from envbuilder.compile.wheels import below, unpack, whole
 from envbuilder.compile.workspace import Workspace, constant, write_if_other
@@ -98,13 +98,29 @@ def test_the_toolchain_file_says_when_it_crosses_and_only_then() -> None:
 
 
 def test_a_missing_compiler_is_named_with_its_debian_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain.shutil, "which", lambda _: None)
+    monkeypatch.setattr(toolchain.shutil, "which", lambda *_, **__: None)
     with pytest.raises(ProgramError, match="aarch64-linux-gnu-gcc is not installed") as error:
         find_compilers("aarch64", here="x86_64")
     assert "apt install gcc-aarch64-linux-gnu" in error.value.next
     with pytest.raises(ProgramError) as error:
         find_compilers("aarch64", here="aarch64")
     assert "apt install gcc)" in error.value.next
+
+
+def test_a_compiler_of_the_user_s_own_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An isolated place does not hold conda's g++, and Debian's /usr/lib/ccache/g++ would put a cache into every build."""
+    for name in ("ccache", "none-such"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(toolchain, "SYSTEM_PATH", str(tmp_path / "system"))
+    with pytest.raises(ProgramError, match="is not installed") as error:
+        toolchain._require_program("none-such", package="none-such")
+    assert f"{tmp_path / 'none-such'} is not taken" in error.value.why
+    monkeypatch.setenv("ENVBUILDER_CCACHE", "1")
+    monkeypatch.setattr(building, "SYSTEM_PATH", str(tmp_path / "system"))
+    with pytest.raises(ProgramError, match="ccache is not installed"):
+        building.find_ccache()
 
 
 def test_missing_headers_are_named_with_their_debian_package() -> None:

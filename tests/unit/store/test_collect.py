@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import filelock
 import pytest
 
 from envbuilder.store.cache import Store
@@ -62,6 +63,31 @@ def test_a_workspace_that_was_built_in_today_is_young_however_old_it_is(store: S
     os.utime(folder, (time.time() - 90 * DAY,) * 2)
     collect(store, ())
     assert folder.exists()
+
+
+def test_a_workspace_that_a_build_holds_stays_with_its_lock(store: Store) -> None:
+    """A build may wait for memory, or for the other one in its workspace, longer than any age: its folder may not go away under it."""
+    folder = aged(store.root / "compile" / "0123456789abcdef", 90)
+    lock = folder.with_name(f"{folder.name}.lock")
+    with filelock.FileLock(lock):
+        collect(store, ())
+        assert folder.exists()
+        assert lock.exists()
+    collect(store, ())
+    assert not folder.exists()
+    assert not lock.exists()
+
+
+def test_a_lock_without_a_workspace_stays_while_a_build_may_want_it(store: Store) -> None:
+    """A verifying build removes what it built, and leaves its lock."""
+    (store.root / "compile").mkdir()
+    young, old = (store.root / "compile" / f"verify-{name}.lock" for name in ("young", "old"))
+    for path in (young, old):
+        path.write_text("")
+    os.utime(old, (time.time() - 2 * DAY,) * 2)
+    collect(store, ())
+    assert young.exists()
+    assert not old.exists()
 
 
 def test_every_part_is_measured(store: Store) -> None:

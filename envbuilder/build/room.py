@@ -1,0 +1,71 @@
+"""Whether the disks have room for all that a build will write, said before its first byte is fetched."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envbuilder.errors import StorageError
+from envbuilder.files import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from envbuilder.layout import Layout
+    from envbuilder.store.cache import Store
+
+_UNPACKED = 2  # 4.29 GB of wheels are 8.57 GB of files
+_SPARE_BYTES = 200_000_000  # logs, records, and what others write meanwhile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes that will be written below a folder, and what for."""
+
+    where: Path
+    what: str
+    bytes: int
+
+
+def unpacking(environments: Iterable[dict[str, int]], *, store: Store, layout: Layout) -> list[Need]:
+    """Say what environments take, each given by its wheels' sizes by sha256.
+
+    uv unpacks a wheel once, into the store, and links it into environments; on another file system it copies.
+    """
+    each = list(environments)
+    once = sum({sha256: size for wheels in each for sha256, size in wheels.items()}.values())
+    needs = [Need(where=store.root, what="to unpack", bytes=_UNPACKED * once)]
+    if _device(store.root) != _device(layout.out):
+        needs.append(Need(where=layout.out, what="to copy", bytes=_UNPACKED * sum(sum(wheels.values()) for wheels in each)))
+    return needs
+
+
+def free_bytes(path: Path) -> int:
+    return shutil.disk_usage(_existing(path)).free
+
+
+def require_room(needs: Iterable[Need], *, free: Callable[[Path], int] = free_bytes) -> None:
+    """Check every file system for the sum of what goes to it. Raises StorageError with the numbers."""
+    disks: defaultdict[int, list[Need]] = defaultdict(list)
+    for need in needs:
+        if need.bytes:
+            disks[_device(need.where)].append(need)
+    for parts in disks.values():
+        where, total = parts[0].where, sum(need.bytes for need in parts)
+        if (left := free(where)) < total + _SPARE_BYTES:
+            raise StorageError(
+                f"not enough room in {where}",
+                why=f"{', '.join(f'{human_size(it.bytes)} {it.what}' for it in parts)}: {human_size(total)}; {human_size(left)} are free.",
+                next="Free some space, or choose a folder on another disk, with ENVBUILDER_CACHE or --out.",
+            )
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _device(path: Path) -> int:
+    return _existing(path).stat().st_dev
