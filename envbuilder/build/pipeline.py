@@ -71,7 +71,7 @@ class _Pipeline:
             plan, compiling = CompileStages(plan=plan, chain=ahead, console=self.console).look_ahead()
         new = replace(self, plan=plan, chain=ahead).environments_to_make()
         fetching = Need(where=plan.store.root, what="to fetch", bytes=sum(item.size for item in missing))
-        unpacked = unpacking(new, store=plan.store, layout=plan.layout)
+        unpacked = unpacking(new, torch_backend=plan.release.torch_backend, store=plan.store, layout=plan.layout)
         require_room([fetching, *unpacked, Need(where=plan.store.root, what="to compile", bytes=compiling)])
 
     def environments_to_make(self) -> list[dict[str, int]]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from envbuilder.layout import Layout
     from envbuilder.store.cache import Store
 
-_UNPACKED = 2  # 4.29 GB of wheels are 8.57 GB of files
+_UNPACKED = 2  # dgx-spark: 4.29 GB of wheels are 8.57 GB of files
+_UNPACKED_CPU = 4  # cpu: 0.99 GB are 3.5 GB; code for GPUs is packed in its libraries already
 _SPARE_BYTES = 200_000_000  # logs, records, and what others write meanwhile
 
 
@@ -30,16 +31,16 @@ class Need:
     bytes: int
 
 
-def unpacking(environments: Iterable[dict[str, int]], *, store: Store, layout: Layout) -> list[Need]:
+def unpacking(environments: Iterable[dict[str, int]], *, torch_backend: str | None, store: Store, layout: Layout) -> list[Need]:
     """Say what environments take, each given by its wheels' sizes by sha256.
 
     uv unpacks a wheel once, into the store, and links it into environments; on another file system it copies.
     """
-    each = list(environments)
+    each, factor = list(environments), _UNPACKED_CPU if torch_backend == "cpu" else _UNPACKED
     once = sum({sha256: size for wheels in each for sha256, size in wheels.items()}.values())
-    needs = [Need(where=store.root, what="to unpack", bytes=_UNPACKED * once)]
+    needs = [Need(where=store.root, what="to unpack", bytes=factor * once)]
     if _device(store.root) != _device(layout.out):
-        needs.append(Need(where=layout.out, what="to copy", bytes=_UNPACKED * sum(sum(wheels.values()) for wheels in each)))
+        needs.append(Need(where=layout.out, what="to copy", bytes=factor * sum(sum(wheels.values()) for wheels in each)))
     return needs
 
 

@@ -39,17 +39,19 @@ def test_a_build_that_writes_nothing_needs_no_room(tmp_path: Path) -> None:
     require_room([Need(where=tmp_path, what="to fetch", bytes=0)], free=lambda _: 0)
 
 
-def test_a_wheel_in_both_environments_is_unpacked_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "factor"), [("cu130", 2), ("cpu", 4)])
+def test_a_wheel_in_both_environments_is_unpacked_once(tmp_path: Path, backend: str, factor: int) -> None:
+    """Counted for each environment, a disk that has room would be refused."""
     environments = [{"a": 3, "b": 1}, {"a": 3, "c": 2}]
-    (need,) = unpacking(environments, store=Store(tmp_path / "store"), layout=Layout.of(tmp_path / "out"))
-    assert need.bytes == 2 * (3 + 1 + 2)
+    (need,) = unpacking(environments, torch_backend=backend, store=Store(tmp_path / "store"), layout=Layout.of(tmp_path / "out"))
+    assert need.bytes == factor * (3 + 1 + 2)
 
 
 def test_on_another_disk_every_environment_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hard link does not reach from one file system into another."""
     monkeypatch.setattr(room, "_device", lambda path: 1 if path.name == "store" else 2)
     environments = [{"a": 3, "b": 1}, {"a": 3, "c": 2}]
-    needs = unpacking(environments, store=Store(tmp_path / "store"), layout=Layout.of(tmp_path / "out"))
+    needs = unpacking(environments, torch_backend="cu130", store=Store(tmp_path / "store"), layout=Layout.of(tmp_path / "out"))
     assert [(need.where.name, need.bytes) for need in needs] == [("store", 12), ("out", 18)]
     with pytest.raises(StorageError, match="out"):
         require_room(needs, free=lambda path: 0 if path.name == "out" else GB)
@@ -69,7 +71,7 @@ def build(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> 
         tools=(),
         sources={},
         wheels={"serve": (wheel,)},
-        release=SimpleNamespace(environments=lambda: [("serve", None)]),
+        release=SimpleNamespace(environments=lambda: [("serve", None)], torch_backend="cu130"),
     )
     plan.layout.stages.mkdir(parents=True)
 
