@@ -273,14 +273,17 @@ def _exchange(site: Path) -> None:
 def _restore(site: Path) -> None:
     """Undo an exchange that did not come to its end; without a journal there is nothing to undo."""
     work = _workshop(site)
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+    try:
         journal = json.loads((work / "journal.json").read_bytes())
-        for name in journal["in"]:
-            if not (work / "new" / name).exists() and ((work / "old" / name).exists() or name not in journal["out"]):
-                remove_tree(_place(site, name))
-        for name in journal["out"]:
-            if (work / "old" / name).exists():
-                (work / "old" / name).rename(_place(site, name))
+    except FileNotFoundError:
+        journal = {"in": [], "out": []}
+    # What goes wrong from here on ends the run, with the old torch where it is: only after it is back its place goes.
+    for name in journal["in"]:
+        if not (work / "new" / name).exists() and ((work / "old" / name).exists() or name not in journal["out"]):
+            remove_tree(_place(site, name))
+    for name in journal["out"]:
+        if (work / "old" / name).exists():
+            (work / "old" / name).rename(_place(site, name))
     remove_tree(work)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _UNPACKED = 2  # dgx-spark: 4.29 GB of wheels are 8.57 GB of files
 _UNPACKED_CPU = 4  # cpu: 0.99 GB are 3.5 GB; code for GPUs is packed in its libraries already
-_SPARE_BYTES = 200_000_000  # logs, records, and what others write meanwhile
+_SPARE = 20  # a twentieth: logs, records, and what others write meanwhile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def require_room(needs: Iterable[Need], *, free: Callable[[Path], int] = free_by
             disks[_device(need.where)].append(need)
     for parts in disks.values():
         where, total = parts[0].where, sum(need.bytes for need in parts)
-        if (left := free(where)) < total + _SPARE_BYTES:
+        if (left := free(where)) < total + total // _SPARE:
             raise StorageError(
                 f"not enough room in {where}",
                 why=f"{', '.join(f'{human_size(it.bytes)} {it.what}' for it in parts)}: {human_size(total)}; {human_size(left)} are free.",

@@ -228,6 +228,28 @@ def test_after_sigkill_in_the_middle_the_next_run_brings_the_old_one_back(
     assert tree(env) == before
 
 
+def test_a_restore_that_fails_keeps_the_old_torch(
+    tmp_path: Path, wheels: Mapping[str, Path], aligner: Aligner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder with the only copy was removed, whatever had become of the renames before."""
+    env = environment(tmp_path / "env", wheels["2.10.0"], "newer")
+    before = tree(env)
+    alignment = aligner.plan(env)
+    real = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == "torch" and self.parent.parts[-2:] in {("new", "site"), ("old", "site")}:
+            raise FileNotFoundError(2, "No such file or directory")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(FileNotFoundError):
+        aligner.apply(alignment)
+    monkeypatch.undo()
+    with aligner.undisturbed(env):
+        assert tree(env) == before
+
+
 def test_a_second_align_waits_and_a_dry_run_keeps_its_hands_off(tmp_path: Path, wheels: Mapping[str, Path], aligner: Aligner) -> None:
     """Each would take the other's half-made exchange for one that was interrupted, and undo it under its feet."""
     env = environment(tmp_path / "env", wheels["2.10.0"], "newer")
