@@ -53,10 +53,19 @@ def vanishing() -> Iterator[None]:
         ) from error
 
 
+def existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that is there."""
+    return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes that are free where a path is or would be."""
+    return shutil.disk_usage(existing(path)).free
+
+
 def disk_full(path: Path) -> StorageError:
     """The error for a full disk, with the numbers."""
-    existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
-    usage = shutil.disk_usage(existing)
+    usage = shutil.disk_usage(existing(path))
     return StorageError(
         f"the disk is full: {path}",
         why=f"{human_size(usage.free)} of {human_size(usage.total)} are free there.",

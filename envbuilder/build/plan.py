@@ -76,11 +76,7 @@ def make_plan(
     interpreter = find_interpreter(target, machine, store=store)
     way = choose_vllm(release, vllm)
     if verify and way != "source":
-        raise UsageError(
-            "--verify compares two compiles of vLLM, and this build compiles nothing",
-            why="It takes the published wheel." if release.compile else f"{target.name} {name} has no vLLM to be compiled.",
-            next="Leave --verify out" + (", or build with --vllm source." if release.compile else "."),
-        )
+        raise _nothing_to_verify(target, name, release)
     if way == "source":
         check_source(lock, target, name, release)
     return Plan(
@@ -102,6 +98,14 @@ def make_plan(
         sources=lock.source.archives if way == "source" and lock.source else {},
         jobs=jobs,
         verify=verify,
+    )
+
+
+def _nothing_to_verify(target: Target, name: str, release: Release) -> UsageError:
+    return UsageError(
+        "--verify compares two compiles of vLLM, and this build compiles nothing",
+        why="It takes the published wheel." if release.compile else f"{target.name} {name} has no vLLM to be compiled.",
+        next="Leave --verify out" + (", or build with --vllm source." if release.compile else "."),
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envbuilder.errors import StorageError
-from envbuilder.files import human_size
+from envbuilder.files import existing, free_bytes, human_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,10 +43,6 @@ def unpacking(environments: Iterable[dict[str, int]], *, torch_backend: str | No
     return needs
 
 
-def free_bytes(path: Path) -> int:
-    return shutil.disk_usage(_existing(path)).free
-
-
 def require_room(needs: Iterable[Need], *, free: Callable[[Path], int] = free_bytes) -> None:
     """Check every file system for the sum of what goes to it. Raises StorageError with the numbers."""
     disks: defaultdict[int, list[Need]] = defaultdict(list)
@@ -64,9 +59,5 @@ def require_room(needs: Iterable[Need], *, free: Callable[[Path], int] = free_by
             )
 
 
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
 def _device(path: Path) -> int:
-    return _existing(path).stat().st_dev
+    return existing(path).stat().st_dev

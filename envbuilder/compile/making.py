@@ -15,9 +15,9 @@ from envbuilder.compile.admission import available_memory, reserve_of, too_littl
 from envbuilder.compile.building import Build, known_units, object_of, read_records
 from envbuilder.compile.packing import compressor, pack
 from envbuilder.compile.sources import read_source
-from envbuilder.compile.workspace import Workspace, held, room
+from envbuilder.compile.workspace import Workspace, held
 from envbuilder.errors import StepError, VerificationError
-from envbuilder.files import digest_of, human_size, sha256_file, storage_errors, write_json
+from envbuilder.files import digest_of, free_bytes, human_size, sha256_file, storage_errors, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,7 +113,7 @@ class Maker:
         return _room_for(place)
 
     def _require_room(self, place: Workspace) -> None:
-        free, needed = room(place.root), _room_for(place)
+        free, needed = free_bytes(place.root), _room_for(place)
         if free < needed:
             raise StepError(
                 f"not enough room to compile in {place.root}",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,11 +191,6 @@ def constant(path: Path, name: str) -> Any:  # noqa: ANN401 - whatever a literal
             case ast.AnnAssign(target=ast.Name(id=found), value=value) if found == name and value is not None:
                 return ast.literal_eval(value)
     raise VerificationError(f"{path.name} has no constant {name}", next="Please report this: torch's layout has changed.")
-
-
-def room(path: Path) -> int:
-    """Return the bytes that are free where a path is or would be."""
-    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 
 def held(root: Path, console: Console) -> AbstractContextManager[None]:

@@ -24,7 +24,7 @@ import urllib3
 from packaging.utils import parse_wheel_filename
 
 from envbuilder.errors import FetchError, HashMismatchError, ProgramError, StorageError
-from envbuilder.files import human_size, remove_tree, sha256_file, storage_errors
+from envbuilder.files import free_bytes, human_size, remove_tree, sha256_file, storage_errors
 from envbuilder.store.index import (
     TIMEOUT_S,
     OddAnswerError,
@@ -90,7 +90,7 @@ def fetch(
 def _check_room(store: Store, total: int) -> None:
     with storage_errors(store.root):
         store.root.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(store.root).free
+    free = free_bytes(store.root)
     if free < total + _SPARE_BYTES:
         raise StorageError(
             f"not enough room in {store.root}",

@@ -25,7 +25,7 @@ from envbuilder.store.cache import Store
 from envbuilder.store.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 pytestmark = [pytest.mark.programs, pytest.mark.enable_socket]
 
@@ -129,6 +129,18 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def fail_to_rename(monkeypatch: pytest.MonkeyPatch, places: Collection[tuple[str, ...]], error: OSError) -> None:
+    """Have renames fail of what lies at the end of these paths."""
+    real = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.parts[-3:] in places:
+            raise error
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+
+
 def test_the_torch_that_fits_is_put_in_and_nothing_else_is_touched(tmp_path: Path, wheels: Mapping[str, Path], aligner: Aligner) -> None:
     """The published trap: the extension was compiled against 2.11, and something brought 2.10."""
     env = environment(tmp_path / "env", wheels["2.10.0"], "newer")
@@ -185,14 +197,7 @@ def test_what_was_there_comes_back_when_it_fails_halfway(
     env = environment(tmp_path / "env", wheels["2.10.0"], "newer")
     before = tree(env)
     alignment = aligner.plan(env)
-    real = Path.rename
-
-    def failing(self: Path, target: Path) -> Path:
-        if self.parent.parts[-2:] == ("new", "site") and self.name == "torch":
-            raise OSError(5, "Input/output error")
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
+    fail_to_rename(monkeypatch, {("new", "site", "torch")}, OSError(5, "Input/output error"))
     with pytest.raises(OSError, match="Input/output"):
         aligner.apply(alignment)
     monkeypatch.undo()
@@ -235,14 +240,8 @@ def test_a_restore_that_fails_keeps_the_old_torch(
     env = environment(tmp_path / "env", wheels["2.10.0"], "newer")
     before = tree(env)
     alignment = aligner.plan(env)
-    real = Path.rename
-
-    def failing(self: Path, target: Path) -> Path:
-        if self.name == "torch" and self.parent.parts[-2:] in {("new", "site"), ("old", "site")}:
-            raise FileNotFoundError(2, "No such file or directory")
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
+    places = {("new", "site", "torch"), ("old", "site", "torch")}
+    fail_to_rename(monkeypatch, places, FileNotFoundError(2, "No such file or directory"))
     with pytest.raises(FileNotFoundError):
         aligner.apply(alignment)
     monkeypatch.undo()

@@ -31,7 +31,7 @@ def maker(tmp_path: Path, console: Console) -> Maker:
 
 
 def test_too_little_disk_is_said_before_anything_starts(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "room", lambda _: 1_000_000_000)
+    monkeypatch.setattr(making, "free_bytes", lambda _: 1_000_000_000)
     with pytest.raises(StepError, match="not enough room") as error:
         maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
     assert "1.0 GB are free" in error.value.why
@@ -40,9 +40,9 @@ def test_too_little_disk_is_said_before_anything_starts(tmp_path: Path, console:
 def test_a_build_that_goes_on_needs_room_as_well(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nvcc's temporary files alone are hundreds of megabytes at a time."""
     (tmp_path / "w/obj").mkdir(parents=True)
-    monkeypatch.setattr(making, "room", lambda _: 1_100_000_000)
+    monkeypatch.setattr(making, "free_bytes", lambda _: 1_100_000_000)
     maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
-    monkeypatch.setattr(making, "room", lambda _: 900_000_000)
+    monkeypatch.setattr(making, "free_bytes", lambda _: 900_000_000)
     with pytest.raises(StepError, match="not enough room"):
         maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
 
@@ -83,7 +83,7 @@ def test_what_is_compiled_already_needs_no_memory(tmp_path: Path, console: Conso
 
 
 def test_enough_of_both_passes(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "room", lambda _: 10**12)
+    monkeypatch.setattr(making, "free_bytes", lambda _: 10**12)
     with_memory(monkeypatch, total=24, free=14)
     maker(tmp_path, console)._require_room(Workspace(tmp_path / "w"))
     maker(tmp_path, console)._require_memory(Workspace(tmp_path / "w"))
