@@ -11,7 +11,6 @@ configuration; 3 envbuilder itself failed; 4 a step could not be carried out (a 
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, why: str = "", likely: str | None = None) -> None:
         names = sorted(known) if likely is None else list(known)
+        import difflib  # noqa: PLC0415 - for who mistyped a name only
+
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if likely is None else [likely]
         hint = f"Did you mean {near[0]!r}? " if any(near) else ""
         super().__init__(f"unknown {kind} {name!r}", why=why, next=f"{hint}Known: {', '.join(names) or 'none'}.")

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from envbuilder.binaries.elf import Tables
 
 
+_symbol_at = struct.Struct("<IBBHQ").unpack_from
+
+
 class Provider(Protocol):
     """A library in which names are looked up. `weight`: bytes that it holds."""
 
@@ -133,7 +136,7 @@ class HashProvider:
 
     def _is(self, number: int, name: str, version: str | None) -> bool:
         """Tell whether a symbol has this name and may be taken (glibc, do_lookup_x and check_match)."""
-        place, info, other, section, value = struct.unpack_from("<IBBHQ", self._symbols, 24 * number)
+        place, info, other, section, value = _symbol_at(self._symbols, 24 * number)
         if not self._strings.startswith(name.encode("latin-1") + b"\0", place):
             return False
         if not section or not info & GLOBAL or other & 3 not in VISIBLE or not (value or section == SHN_ABS or info & 15 == STT_TLS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class TorchInfo:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class MissingSymbol:
     """A symbol nobody defines; `via` is the library that needs it, where that is not the extension itself."""
 
@@ -61,7 +61,7 @@ class MissingSymbol:
     via: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class NeededLibrary:
     """A needed soname; `found`: a path in the environment, "system", "driver", or None. `via` as in MissingSymbol."""
 
@@ -70,7 +70,7 @@ class NeededLibrary:
     via: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class ExtensionReport:
     """The verdict on one extension module. `expected` is the target's reason why a fault is none."""
 

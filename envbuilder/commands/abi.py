@@ -30,8 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    import json
-
     from envbuilder.binaries.abi_text import render
     from envbuilder.binaries.ask import check_path, torch_named
     from envbuilder.binaries.verdicts import merged
@@ -39,6 +37,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with torch_named(args.torch, Path(args.torch) if args.torch else None) as torch:
         reports = [(path, check_path(path, torch)) for path in args.paths]
     if console.json_mode:
+        import json
+
         print(json.dumps(merged([report for _, report in reports]).as_json(), indent=2))  # noqa: T201
     else:
         print("\n\n".join(render(report, title=str(path)) for path, report in reports))  # noqa: T201
