@@ -86,10 +86,12 @@ def _config(place: Path) -> dict[str, str]:
 def _interpreter(world: World, place: Path, config: dict[str, str], version: str) -> Interpreter:
     stated = config.get("version") or config.get("version_info", "")
     home = config.get("home", "")
-    path = place / "bin/python"
-    target = _resolved(world, path)
-    base = Path(home).parent if home else place
     short = version or ".".join(stated.split(".")[:2])
+    path = place / "bin/python"
+    if not config and not world.exists(_named(world, path)) and world.exists(f"/usr/bin/python{short}"):
+        path = Path(f"/usr/bin/python{short}")  # /usr/local, where Debian's own Python installs to and is not
+    target = _resolved(world, path)
+    base = Path(home).parent if home else path.parent.parent
     headers = [base / f"include/python{short}{suffix}/Python.h" for suffix in ("", "t")]
     return Interpreter(
         path=_named(world, path),
