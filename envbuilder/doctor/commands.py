@@ -24,7 +24,12 @@ def quoted(path: str) -> str:
 
 
 def pastable(command: str) -> str:
-    """Call envbuilder as its caller did, and uv by a name that leads to one: neither is on PATH where there is only a clone."""
+    """Call envbuilder as its caller did, and uv by a name that leads to one: neither is on PATH where there is only a clone.
+
+    Root of an image without sudo needs none.
+    """
+    if os.geteuid() == 0 and "sudo " in command and not shutil.which("sudo"):
+        command = re.sub(r"(?<!\S)sudo ", "", command)
     return _OURS.sub(lambda match: _envbuilder() if match[1] == "envbuilder" else _uv(), command)
 
 

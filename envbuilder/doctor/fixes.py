@@ -59,7 +59,10 @@ def _environment(snapshot: Snapshot, env: Environment, faults: set[str]) -> Iter
         if fault in faults:
             yield from _without(env, fault, _of_another_cuda(env, family))
     for fault, name in (("EB-TRI-001", "ptxas"), ("EB-TRI-002", "ptxas-blackwell")):
-        if fault in faults:
+        # Where a variable names an old one, replacing Triton's own changes nothing.
+        if fault in faults and not (
+            snapshot.compilers and f"TRITON_{name.replace('-', '_').upper()}_PATH" in snapshot.compilers.ptxas_releases
+        ):
             yield from _other_ptxas(snapshot, env, fault, name)
 
 

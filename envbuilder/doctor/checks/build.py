@@ -42,7 +42,11 @@ def arch_list_unset(s: Snapshot) -> Verdict:
 
 @check("EB-BUILD-002", "cuda-ptx-e2m1", Severity.BLOCKS, needs=("variables",))
 def arch_without_suffix(s: Snapshot) -> Verdict:
+    if not for_spark(s):
+        return skip("not for a GB10")
     bare = [(name, variable(s, name)) for name in _LISTS if {"12.0", "12.1"} & set(_tokens(variable(s, name)))]
+    if bare and _only_serves(s):
+        return info(*bare, note="The image was built with it; it matters once you build here.")
     if bare:
         return warn(*bare, expected="12.1a, or 12.0f")
     return ok(*((name, variable(s, name) or "not set") for name in _LISTS))
@@ -59,7 +63,16 @@ def arch_list_lacks_gpu(s: Snapshot) -> Verdict:
         for token in _tokens(value)
         if token.startswith(("12.0", "12.1")) or token.endswith("+PTX") or token in {"Blackwell", "All", "Common"}
     ]
-    return ok(seen) if fits else warn(seen, expected="12.1a in it")
+    if fits:
+        return ok(seen)
+    if _only_serves(s):
+        return info(seen, note="The image was built with it; it matters once you build here.")
+    return warn(seen, expected="12.1a in it")
+
+
+def _only_serves(s: Snapshot) -> bool:
+    """Whether this is a container without a source tree: what its image was built with stands in its variables for ever."""
+    return bool(s.host and s.host.container) and not (s.project and s.project.vllm_source)
 
 
 @check("EB-BUILD-004", "vllm-scm-version", Severity.BLOCKS, needs=("project", "variables"))
@@ -85,8 +98,13 @@ def rust(s: Snapshot) -> Verdict:
     if not channel:
         return skip("no vLLM source with Rust parts here")
     cargo = s.compilers.cargo if s.compilers else ""
-    seen = (("rust-toolchain.toml", f"channel {channel}"), ("PATH", cargo or "no cargo"))
-    return ok(*seen) if cargo else warn(*seen, expected=f"cargo of Rust {channel}")
+    seen = [("rust-toolchain.toml", f"channel {channel}"), ("PATH", cargo or "no cargo")]
+    # rustup's cargo fetches the channel that the file names; the distribution's is of one release, and reads no such file.
+    packaged = next((version for name in ("rustc", "cargo") if (version := (s.packages or {}).get(name, ""))), "")
+    old = cargo == "/usr/bin/cargo" and numbers(packaged) and numbers(packaged)[:2] < numbers(channel)[:2]
+    if old:
+        seen.append(("dpkg", f"Rust {packaged}"))
+    return warn(*seen, expected=f"cargo of Rust {channel}") if old or not cargo else ok(*seen)
 
 
 @check("EB-BUILD-006", "build-oom-killed", Severity.BLOCKS, needs=("memory", "variables"))

@@ -66,7 +66,7 @@ def runtime_missing(s: Snapshot) -> Verdict:
     return warn(*seen, expected="the runtime nvidia, or a CDI spec")
 
 
-@check("EB-CTR-005", "cdi-spec-stale", Severity.BLOCKS, needs=("containers", "driver"))
+@check("EB-CTR-005", "cdi-spec-stale", Severity.BLOCKS, needs=("containers", "driver"), after=("EB-DRV-006",))
 def cdi_stale(s: Snapshot) -> Verdict:
     engines, loaded = _engines(s), driver_in_use(s)
     if not engines.cdi_driver_versions or not loaded or _inside(s):
@@ -81,9 +81,9 @@ def toolkit_regression(s: Snapshot) -> Verdict:
     if not version:
         return skip("NVIDIA's container toolkit is not installed")
     seen = ("dpkg", f"nvidia-container-toolkit {version}")
-    if version == "1.19.1":
+    if version == "1.19.1" and on_spark(s):
         return warn(seen, expected="1.19.0, which DGX OS ships")
-    return info(seen, note="CUDA in containers failed with it on single machines.") if version == "1.20.0" else ok(seen)
+    return info(seen, note="CUDA in containers failed with it on single machines.") if version in {"1.19.1", "1.20.0"} else ok(seen)
 
 
 @check("EB-CTR-007", "container-toolkit-missing", Severity.INFO, needs=("containers", "pci", "packages", "host"))

@@ -174,7 +174,9 @@ def broken_files(s: Snapshot) -> Verdict:
     broken = [(f"model {model.name}", reason) for model in s.checkpoints for reason in model.broken if not model.downloading]
     if broken:
         names = dict.fromkeys(model.name for model in s.checkpoints if model.broken and not model.downloading and "/" in model.name)
-        return fail(*broken[:4], expected="whole files", commands=tuple(f"{_hf(s)} download {quoted(name)} --force-download" for name in names))
+        return fail(
+            *broken[:4], expected="whole files", commands=tuple(f"{_hf(s)} download {quoted(name)} --force-download" for name in names)
+        )
     under_way = [model.name for model in s.checkpoints if model.broken]
     if under_way:
         return info(("model", ", ".join(under_way[:3])), note="It is being downloaded now: what is not there yet comes.")

@@ -31,9 +31,7 @@ _UNSUFFIXED_13 = frozenset(
 )
 
 
-def _both(
-    s: Snapshot, first: str, second: str, *, expected: str, grave: bool = False, commands: tuple[str, ...] | None = None
-) -> Verdict:
+def _both(s: Snapshot, first: str, second: str, *, expected: str, grave: bool = False, commands: tuple[str, ...] | None = None) -> Verdict:
     one, other = dist(s, first), dist(s, second)
     if one and other:
         return (fail if grave else warn)(dist_seen(one), dist_seen(other), expected=expected, commands=commands)
@@ -205,7 +203,5 @@ def nvidia_ml_py(s: Snapshot) -> Verdict:
     return (
         ok("nvidia-ml-py is installed")
         if dist(s, "nvidia-ml-py")
-        else fail(
-            dist_seen(server), ("environment", "no nvidia-ml-py"), expected="nvidia-ml-py", commands=install(s, "nvidia-ml-py")
-        )
+        else fail(dist_seen(server), ("environment", "no nvidia-ml-py"), expected="nvidia-ml-py", commands=install(s, "nvidia-ml-py"))
     )

@@ -196,7 +196,11 @@ def torchaudio(s: Snapshot) -> Verdict:
     if entry is None or torch is None or not pin.startswith("=="):
         return skip("no torchaudio that pins torch")
     seen = (dist_seen(entry), (_FILE, torch.version))
-    return ok(*seen) if within(_public(torch.version), _public(pin)) else warn(*seen, expected=f"torch{pin}", commands=uninstall(s, "torchaudio"))
+    return (
+        ok(*seen)
+        if within(_public(torch.version), _public(pin))
+        else warn(*seen, expected=f"torch{pin}", commands=uninstall(s, "torchaudio"))
+    )
 
 
 @check("EB-TORCH-009", "torch-without-sm120", Severity.BLOCKS, needs=_NEEDED)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, on_spark, target_of, variable, vllm, wants_gpu, within
+from envbuilder.doctor.commands import align, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 _NEEDED = ("environment",)
 _SPARSE = frozenset({"deepseek_v32", "glm_moe_dsa"})  # models whose attention picks its keys with a top-k of 512 to 2048
+
+
+def _program(s: Snapshot) -> str:
+    return f"{quoted(s.environment.path)}/bin/vllm" if s.environment else "vllm"
 
 
 def _wants_gemma4(s: Snapshot) -> list[str]:
@@ -48,7 +53,7 @@ def attention_ignored(s: Snapshot) -> Verdict:
         return skip("no vLLM in the environment")
     seen = (("VLLM_ATTENTION_BACKEND", value or "not set"), dist_seen(server))
     if value and within(server.version, ">=0.15"):
-        return warn(*seen, expected="the flag instead", commands=(f"vllm serve MODEL --attention-backend {value}",))
+        return warn(*seen, expected="the flag instead", commands=(f"{_program(s)} serve MODEL --attention-backend {quoted(value)}",))
     return ok(*seen)
 
 
@@ -182,7 +187,9 @@ def fastsafetensors(s: Snapshot) -> Verdict:
     entry = dist(s, "fastsafetensors")
     if entry is None or not for_spark(s):
         return skip("no fastsafetensors for a GB10")
-    return warn(dist_seen(entry), expected="0.3.3 or newer") if within(entry.version, "<0.3.2") else ok(dist_seen(entry))
+    if within(entry.version, ">=0.3.3"):
+        return ok(dist_seen(entry))
+    return warn(dist_seen(entry), expected="0.3.3 or newer", commands=install(s, "fastsafetensors>=0.3.3"))
 
 
 @check("EB-VLLM-012", "vllm-cpu-on-gpu", Severity.SLOW, needs=_NEEDED, after=("EB-PKG-007",))
@@ -224,7 +231,7 @@ def stable_floor(s: Snapshot) -> Verdict:
     if not floor:
         return skip("a vLLM without the stable extension")
     seen = (dist_seen(server), ("torch/version.py", torch.version))
-    return ok(*seen) if within(torch.version, f">={floor}.0.dev0") else fail(*seen, expected=f"torch {floor} or newer")
+    return ok(*seen) if within(torch.version, f">={floor}.0.dev0") else fail(*seen, expected=f"torch {floor} or newer", commands=align(s))
 
 
 @check("EB-VLLM-015", "usage-statistics", Severity.INFO, needs=("environment", "variables"))
