@@ -1,0 +1,209 @@
+"""What only looks like a fault gives no alarm, what looks well and is not gives one, and of two faults the cause stands first."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from cases import DEAD, INSTALLED, UNLOADED, env_with, in_source, memory, model, place, toolkit
+from simulated import HOME, spark
+from snapshots import H100, SPARK, SPARK_CONTAINER, change, gpu, kernel_says, variables
+
+from envbuilder.doctor.examine import examine, run_check
+from envbuilder.doctor.fixes import plan
+from envbuilder.doctor.registry import all_checks
+from envbuilder.facts.model import DriverLibrary
+from envbuilder.facts.snapshot import take
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from envbuilder.facts.model import Snapshot
+
+GIB = 2**20  # in kB
+RTX = change(H100, nvml__gpus=(gpu("NVIDIA GeForce RTX 5090", "12.0", 34190917632),))
+PTXAS = {"TRITON_PTXAS_PATH": "/opt/ptxas"}
+OLD_PTXAS = change(SPARK, environment__triton_ptxas="12.8", environment__triton_ptxas_blackwell="")
+NGC_PATH = "/usr/local/cuda/compat/lib:/usr/local/nvidia/lib"
+
+
+def pointed(s: Snapshot, release: str) -> Snapshot:
+    """Let TRITON_PTXAS_PATH name a ptxas of that release."""
+    return change(variables(s, **PTXAS), compilers__ptxas_releases={"TRITON_PTXAS_PATH": release})
+
+
+def apt_rust(version: str) -> Snapshot:
+    s = in_source(SPARK, rust_channel="1.95")
+    return change(s, packages={**(s.packages or {}), "cargo": version, "rustc": version})
+
+
+# id, status, machine
+JUDGED: list[tuple[str, str, Snapshot]] = [
+    # No alarm.
+    ("EB-VAR-003", "info", variables(SPARK_CONTAINER, LD_LIBRARY_PATH=NGC_PATH)),
+    ("EB-BUILD-002", "skip", variables(RTX, TORCH_CUDA_ARCH_LIST="12.0")),
+    ("EB-BUILD-002", "info", variables(SPARK_CONTAINER, TORCH_CUDA_ARCH_LIST="8.0 9.0 12.0")),
+    ("EB-BUILD-003", "info", variables(SPARK_CONTAINER, TORCH_CUDA_ARCH_LIST="8.0 9.0 10.0")),
+    ("EB-DISK-001", "info", place(SPARK, "temporary files", filesystem="tmpfs", free_bytes=10**9)),
+    ("EB-DISK-001", "skip", place(SPARK, "Hugging Face's cache", writable=False, filesystem="squashfs", free_bytes=0, free_inodes=0)),
+    ("EB-DISK-002", "skip", place(SPARK, "Hugging Face's cache", writable=False, filesystem="squashfs", free_bytes=0, free_inodes=0)),
+    ("EB-DISK-003", "info", place(SPARK, "Hugging Face's cache", writable=False)),
+    (
+        "EB-MACH-016",
+        "info",
+        kernel_says(SPARK, "I/O error, dev sda, sector 2048 op 0x0:(READ)", "EXT4-fs error (device sda1): ext4_lookup"),
+    ),
+    ("EB-CKPT-001", "info", change(SPARK, checkpoints=model(broken=("model-2.safetensors: named, not there",), downloading=True))),
+    ("EB-TORCH-004", "pass", variables(SPARK, UV_EXTRA_INDEX_URL="https://index.example/whl/cu128 https://index.example/whl/cu130")),
+    ("EB-MEM-005", "info", memory(SPARK_CONTAINER, MemAvailable=40 * GIB)),
+    ("EB-CTR-006", "info", change(H100, containers__toolkit="1.19.1")),
+    ("EB-DRV-012", "skip", change(SPARK_CONTAINER, packages={"nvidia-imex-580": "580.173.02-1"})),
+    ("EB-TRI-001", "pass", pointed(OLD_PTXAS, "13.0")),
+    ("EB-TRI-001", "unknown", pointed(OLD_PTXAS, "")),
+    # A fault.
+    ("EB-TRI-001", "fail", pointed(OLD_PTXAS, "12.4")),
+    ("EB-TRI-001", "fail", pointed(change(OLD_PTXAS, environment__triton_ptxas="12.9"), "12.4")),
+    ("EB-TRI-001", "fail", variables(OLD_PTXAS, **PTXAS)),  # it is not there: Triton takes its own
+    ("EB-TRI-005", "fail", change(variables(SPARK, **PTXAS), compilers__not_executable=("TRITON_PTXAS_PATH",))),
+    ("EB-BUILD-005", "warn", apt_rust("1.75.0+dfsg0ubuntu1-0ubuntu7")),
+    ("EB-BUILD-005", "pass", apt_rust("1.95.0-1")),
+    ("EB-VLLM-011", "warn", env_with(SPARK, "fastsafetensors", "0.3.2")),
+    (
+        "EB-CUDA-005",
+        "warn",
+        change(
+            variables(SPARK, LD_LIBRARY_PATH="/usr/local/cuda/lib64"),
+            toolkits=(toolkit("/usr/local/cuda-12.6", "12.6", "/usr/local/cuda"),),
+        ),
+    ),
+    ("EB-CUDA-005", "pass", variables(SPARK, LD_LIBRARY_PATH="/usr/local/cuda/lib64")),
+    ("EB-DISK-001", "fail", place(SPARK, "the environment", filesystem="btrfs", free_bytes=0, inodes=0, free_inodes=0)),
+    ("EB-DISK-001", "fail", place(SPARK, "temporary files", filesystem="tmpfs", free_bytes=4096)),
+    ("EB-DISK-003", "fail", change(place(SPARK, "Hugging Face's cache", writable=False), checkpoints=())),
+    ("EB-MACH-016", "fail", kernel_says(SPARK, "I/O error, dev nvme0n1, sector 2048 op 0x0:(READ)")),
+    ("EB-CKPT-001", "fail", change(SPARK, checkpoints=model(broken=("model-2.safetensors: named, not there",)))),
+    (
+        "EB-DRV-009",
+        "fail",
+        change(UNLOADED, nvml__driver="", driver__libraries=(DriverLibrary(path="/usr/lib/libcuda.so.1", version="570.172.08"),)),
+    ),
+    ("EB-DRV-012", "fail", change(UNLOADED, packages={"nvidia-driver-580-server-open": "580.173.02-0ubuntu1"})),
+]
+
+
+@pytest.mark.parametrize(("id", "status", "snapshot"), JUDGED, ids=[f"{case[0]}-{case[1]}-{n}" for n, case in enumerate(JUDGED)])
+def test_it_is_judged_for_what_it_is(id: str, status: str, snapshot: Snapshot) -> None:
+    verdict = run_check(all_checks()[id], snapshot)
+    assert verdict.status.value == status, verdict
+
+
+SILENT = change(DEAD, nvml__driver="")
+OLD_LIBRARIES = tuple(
+    DriverLibrary(path=f"/usr/lib/aarch64-linux-gnu/{name}", version="570.172.08") for name in ("libcuda.so.1", "libnvidia-ml.so.1")
+)
+OLD_DRIVER = {
+    "driver__libraries": OLD_LIBRARIES,
+    "driver__gpu_firmware": ("570.172.08",),
+    "driver__firmware_dirs": ("570.172.08",),
+    "containers__cdi_driver_versions": ("570.172.08",),
+    "packages": {},
+}
+OFF_THE_BUS = change(SILENT, pci=(SPARK.pci or ())[:1])
+# what is wrong -> the one root, the machine
+ROOTS: dict[str, tuple[str, Snapshot]] = {
+    "a driver before GB10 counts no device": ("EB-DRV-009", change(SPARK, driver__loaded="570.172.08", nvml__gpus=(), **OLD_DRIVER)),
+    "a driver before GB10 does not start NVML": ("EB-DRV-009", change(SILENT, driver__loaded="570.172.08", **OLD_DRIVER)),
+    "a driver before GB10 is not loaded": ("EB-DRV-009", change(change(SILENT, driver=INSTALLED), **OLD_DRIVER)),
+    "the proprietary module counts no device": ("EB-DRV-014", change(SPARK, driver__flavour="proprietary", nvml__gpus=())),
+    "the proprietary module does not start NVML": ("EB-DRV-014", change(DEAD, driver__flavour="proprietary")),
+    "a server's driver is not loaded": ("EB-DRV-012", change(UNLOADED, packages={"nvidia-driver-580-server-open": "580.173.02-0ubuntu1"})),
+    "a CDI spec written for the libraries of an update that waits for its restart": (
+        "EB-DRV-006",
+        change(
+            SPARK, driver__loaded="580.142", driver__gpu_firmware=("580.142",), driver__firmware_dirs=("580.142",), nvml__status="error"
+        ),
+    ),
+    "an Xid of a GPU that fell off the bus": (
+        "EB-MACH-007",
+        kernel_says(OFF_THE_BUS, "NVRM: Xid (PCI:000f:01:00): 79, GPU has fallen off the bus."),
+    ),
+    "NVML without the GPU that fell off the bus": ("EB-MACH-007", OFF_THE_BUS),
+}
+
+
+@pytest.mark.parametrize("machine", ROOTS)
+def test_the_cause_stands_alone_at_the_root(machine: str) -> None:
+    """What follows from it would send its owner to the wrong place, one finding after the other."""
+    root, snapshot = ROOTS[machine]
+    found = [(one.check.id, one.explained_by) for one in examine(snapshot).findings if one.is_fault]
+    assert [name for name, explained_by in found if not explained_by] == [root], found
+    assert found[0][0] == root
+    assert len(found) > 1, "nothing follows here: the case tests nothing"
+
+
+def test_a_ptxas_that_triton_is_pointed_to_is_looked_into(tmp_path: Path) -> None:
+    """The variable alone says nothing: it may name an old one, a file that may not be run, or none."""
+    build = spark(tmp_path)
+    build.file("/opt/old/ptxas", b"\0Cuda compilation tools, release 12.4, V12.4.99\0", mode=0o755).file("/opt/closed/ptxas", mode=0o644)
+    build.file(f"{HOME}/.venv/lib/python3.12/site-packages/triton/backends/nvidia/bin/ptxas-blackwell", b"release 13.0").remove(
+        f"{HOME}/.venv/lib/python3.12/site-packages/triton/backends/nvidia/bin/ptxas-blackwell"
+    )
+    found = {}
+    for name in ("old", "closed", "none"):
+        build.variables["TRITON_PTXAS_PATH"] = f"/opt/{name}/ptxas"
+        result = examine(take(build.world(), environment=build.environment))
+        found[name] = [(one.check.id, one.status.value) for one in result.findings if one.is_fault]
+    assert found == {"old": [("EB-TRI-001", "fail")], "closed": [("EB-TRI-005", "fail")], "none": [("EB-TRI-005", "warn")]}
+
+
+def test_an_old_ptxas_that_a_variable_names_is_not_mended_by_another_one_elsewhere(tmp_path: Path) -> None:
+    """`--fix` would put the toolkit's in Triton's place, say that it is done, and every kernel would fail as before."""
+    (tmp_path / "cuda/bin").mkdir(parents=True)
+    (tmp_path / "cuda/bin/ptxas").touch()
+    own = tmp_path / "env/triton/backends/nvidia/bin/ptxas"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    base = change(
+        OLD_PTXAS,
+        environment__path=str(tmp_path / "env"),
+        environment__site_packages=(str(tmp_path / "env"),),
+        toolkits=(toolkit(str(tmp_path / "cuda"), "13.0", "PATH"),),
+    )
+    assert [repair.id for repair in plan(base, examine(base))] == ["EB-TRI-001"]
+    sick = pointed(base, "12.4")
+    assert plan(sick, examine(sick)) == []
+
+
+def test_the_driver_of_arch_is_found(tmp_path: Path) -> None:
+    """Arch has no folder for each architecture: its libcuda is in /usr/lib."""
+    build = spark(tmp_path)
+    for path in (tmp_path / "usr/lib/aarch64-linux-gnu").iterdir():
+        path.rename(tmp_path / "usr/lib" / path.name)
+    assert [one.check.id for one in examine(take(build.world(), environment=build.environment)).findings if one.is_fault] == []
+
+
+@pytest.mark.parametrize(("age_s", "expected"), [(60, []), (90_000, ["EB-CKPT-001"])])
+def test_a_download_at_work_is_no_broken_model(age_s: int, expected: list[str], tmp_path: Path) -> None:
+    """The hub's library brings the index first; what it names comes for an hour, as files that end with .incomplete."""
+    build = spark(tmp_path)
+    hub = f"{HOME}/.cache/huggingface/hub/models--google--gemma"
+    build.file(f"{hub}/snapshots/1/model.safetensors.index.json", '{"weight_map": {"a": "model-1.safetensors"}}')
+    build.file(f"{hub}/blobs/abc.incomplete", "half").folder(f"{HOME}/.cache").folder(f"{HOME}/.cache/huggingface")
+    then = time.time() - age_s
+    os.utime(tmp_path / f"{hub}/blobs/abc.incomplete".lstrip("/"), (then, then))
+    assert [one.check.id for one in examine(take(build.world(), environment=build.environment)).findings if one.is_fault] == expected
+
+
+def test_debians_python_is_found_from_usr_local(tmp_path: Path) -> None:
+    """In a container `--env /usr/local` is where pip installed to; the interpreter and its headers are in /usr."""
+    build = spark(tmp_path)
+    source = tmp_path / f"{HOME}/.venv/lib/python3.12/site-packages".lstrip("/")
+    (tmp_path / "usr/local/lib/python3.12").mkdir(parents=True)
+    source.rename(tmp_path / "usr/local/lib/python3.12/dist-packages")
+    snapshot = take(build.world(), environment=type(source)("/usr/local"))
+    assert snapshot.environment is not None
+    assert snapshot.environment.interpreter is not None
+    assert (snapshot.environment.interpreter.path, snapshot.environment.interpreter.headers) == ("/usr/bin/python3.12", True)
+    assert [one.check.id for one in examine(snapshot).findings if one.is_fault] == []
