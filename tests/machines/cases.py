@@ -208,7 +208,7 @@ SPEAKS: dict[str, tuple[str, Snapshot]] = {
     "EB-ENV-008": ("fail", env_with(SPARK, "torch", "2.11.0", missing_files=("torch/lib/libtorch_cuda.so",))),
     "EB-ENV-009": ("fail", env_with(SPARK, "vllm", "0.23.0", short_files=("vllm/_C.abi3.so (4096 of 38900000 bytes)",))),
     "EB-ENV-010": ("fail", env_with(SPARK, "evil", "1.0", record_escapes=2)),
-    "EB-ENV-011": ("warn", change(SPARK, environment__shadowed=("/srv/.local/lib/python3.12/site-packages/torch",))),
+    "EB-ENV-011": ("warn", change(SPARK, environment__shadowed=("/srv/other/torch",))),
     "EB-ENV-012": ("fail", change(SPARK, environment__interpreter__version="3.15.0")),
     "EB-ENV-013": ("fail", change(SPARK, environment__interpreter__free_threaded=True)),
     "EB-ENV-014": ("warn", without(SPARK, "filelock")),

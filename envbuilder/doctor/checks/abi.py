@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 _NEEDED = ("environment",)
 # What gives an environment the wrong torch explains what its extensions then lack.
-_TORCH = ("EB-TORCH-001", "EB-TORCH-013", "EB-TORCH-015", "EB-TORCH-010", "EB-TORCH-003", "EB-ENV-009", "EB-ENV-008", "EB-ENV-019")
+_TORCH = (
+    "EB-TORCH-001",
+    "EB-TORCH-013",
+    "EB-TORCH-015",
+    "EB-TORCH-010",
+    "EB-TORCH-003",
+    "EB-TORCH-009",
+    "EB-TORCH-014",
+    "EB-ENV-009",
+    "EB-ENV-008",
+    "EB-ENV-019",
+)
 
 
 def _extensions(s: Snapshot) -> tuple[Extension, ...] | None:
@@ -80,7 +91,7 @@ def incomplete(s: Snapshot) -> Verdict:
     return _root_kind(s, kind, expected="every function that it calls, compiled in or linked")
 
 
-@check("EB-ABI-004", "abi-c-so-absent", Severity.INFO, needs=_NEEDED)
+@check("EB-ABI-004", "abi-c-so-absent", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-008",))
 def c_so_absent(s: Snapshot) -> Verdict:
     server, extensions = dist(s, "vllm"), _extensions(s)
     if server is None or not extensions:
@@ -101,7 +112,7 @@ def c_so_absent(s: Snapshot) -> Verdict:
     "abi-local-version-blind",
     Severity.BLOCKS,
     needs=_NEEDED,
-    after=("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-004", "EB-PKG-001"),
+    after=("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-004", "EB-TORCH-009", "EB-TORCH-014", "EB-PKG-001"),
 )
 def cuda_major(s: Snapshot) -> Verdict:
     return _root_kind(s, "cuda-major", expected="the CUDA major of torch", commands=align(s))

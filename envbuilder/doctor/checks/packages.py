@@ -56,7 +56,7 @@ def two_cuda_majors(s: Snapshot) -> Verdict:
         if match := re.fullmatch(r"(nvidia-[a-z-]+)-cu(\d\d)", name):
             majors.setdefault(match[1], {})[match[2]] = f"{name} {entry.version}"
         elif name in _UNSUFFIXED_13:
-            majors.setdefault(name, {})[f"{numbers(entry.version)[:1]}"] = f"{name} {entry.version}"
+            majors.setdefault(name, {})[".".join(map(str, numbers(entry.version)[:1]))] = f"{name} {entry.version}"
     mixed = [versions for versions in majors.values() if len(versions) > 1]
     if mixed:
         return fail(
@@ -75,7 +75,13 @@ def nixl(s: Snapshot) -> Verdict:
     return warn(dist_seen(entry), ("torch/version.py", "cuda 13"), expected="nixl-cu13", commands=commands)
 
 
-@check("EB-PKG-003", "cu12-wheel-on-cuda13", Severity.BLOCKS, needs=_NEEDED, after=("EB-PKG-001",))
+@check(
+    "EB-PKG-003",
+    "cu12-wheel-on-cuda13",
+    Severity.BLOCKS,
+    needs=_NEEDED,
+    after=("EB-PKG-001", "EB-TORCH-009", "EB-TORCH-004", "EB-TORCH-003", "EB-TORCH-010"),
+)
 def cu12_wheels(s: Snapshot) -> Verdict:
     major = _torch_major(s)
     if not major:
@@ -157,7 +163,7 @@ def flash_attn(s: Snapshot) -> Verdict:
     entry = dist(s, "flash-attn")
     if entry is None or not wants_gpu(s):
         return skip("flash-attn is not installed")
-    if entry.tags and not entry.missing_files:
+    if not all(tag.endswith("-any") for tag in entry.tags) and not entry.missing_files:
         return ok(dist_seen(entry))
     return warn(
         dist_seen(entry),
@@ -178,7 +184,7 @@ def fastapi(s: Snapshot) -> Verdict:
     return warn(*seen, expected="fastapi <0.137", commands=install(s, "fastapi[standard]>=0.115,<0.137"))
 
 
-@check("EB-PKG-014", "xformers-other-torch", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-PKG-014", "xformers-other-torch", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-003", "EB-TORCH-010"))
 def xformers(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "xformers"), dist(s, "torch")
     pin = pin_of(entry, "torch")

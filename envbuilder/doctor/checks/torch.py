@@ -84,7 +84,7 @@ def uv_source_ignored(s: Snapshot) -> Verdict:
     return (fail if torch and not torch.cuda and wants_gpu(s) else warn)(seen, expected="torch as a direct dependency")
 
 
-@check("EB-TORCH-003", "torch-replaced-by-vllm", Severity.WRONG_RESULT, needs=_NEEDED)
+@check("EB-TORCH-003", "torch-replaced-by-vllm", Severity.WRONG_RESULT, needs=_NEEDED, after=("EB-TORCH-001",))
 def replaced(s: Snapshot) -> Verdict:
     env, torch = s.environment, _torch(s)
     locked = env.lock.pins.get("torch", "") if env and env.lock else ""
@@ -189,7 +189,11 @@ def _has_shim(s: Snapshot) -> bool:
     return target_of(s) == "cpu" and lock is not None and bool(lock.platform)
 
 
-@check("EB-TORCH-008", "torchaudio-other-torch", Severity.BLOCKS, needs=_NEEDED)
+# Which torch is wrong: `align` brings another one, and the companions of that one are mostly there.
+_WRONG_TORCH = ("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-010", "EB-TORCH-014")
+
+
+@check("EB-TORCH-008", "torchaudio-other-torch", Severity.BLOCKS, needs=_NEEDED, after=_WRONG_TORCH)
 def torchaudio(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "torchaudio"), _torch(s)
     pin = pin_of(entry, "torch")
@@ -203,7 +207,7 @@ def torchaudio(s: Snapshot) -> Verdict:
     )
 
 
-@check("EB-TORCH-009", "torch-without-sm120", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-TORCH-009", "torch-without-sm120", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-003", "EB-TORCH-004"))
 def without_sm120(s: Snapshot) -> Verdict:
     torch = _torch(s)
     if torch is None or not torch.cuda or not for_spark(s):
@@ -212,7 +216,7 @@ def without_sm120(s: Snapshot) -> Verdict:
     return ok(seen) if numbers(torch.cuda) >= _SM120_CUDA else fail(seen, expected="cuda 13.0 (12.8 at least)", commands=_torch_for(s))
 
 
-@check("EB-TORCH-010", "torch-not-vllms", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-003",))
+@check("EB-TORCH-010", "torch-not-vllms", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-001", "EB-TORCH-003"))
 def not_vllms(s: Snapshot) -> Verdict:
     server, torch = vllm(s), _torch(s)
     pin = pin_of(server, "torch")
@@ -224,7 +228,7 @@ def not_vllms(s: Snapshot) -> Verdict:
     return fail(*seen, ("METADATA", f"vLLM requires torch{pin}"), expected=f"torch{pin}", commands=align(s))
 
 
-@check("EB-TORCH-011", "triton-not-torchs", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-TORCH-011", "triton-not-torchs", Severity.BLOCKS, needs=_NEEDED, after=(*_WRONG_TORCH, "EB-ENV-007"))
 def triton_not_torchs(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "triton"), dist(s, "torch")
     pin = pin_of(torch, "triton")
@@ -236,7 +240,9 @@ def triton_not_torchs(s: Snapshot) -> Verdict:
     return warn(*seen, expected=f"triton{pin}", commands=install(s, f"triton{pin}", options=backend(s).strip()))
 
 
-@check("EB-TORCH-012", "torch-cuda-libraries-differ", Severity.WRONG_RESULT, needs=_NEEDED, after=("EB-PKG-001",))
+@check(
+    "EB-TORCH-012", "torch-cuda-libraries-differ", Severity.WRONG_RESULT, needs=_NEEDED, after=("EB-PKG-001", *_WRONG_TORCH, "EB-ENV-007")
+)
 def cuda_libraries(s: Snapshot) -> Verdict:
     torch = dist(s, "torch")
     if torch is None:
@@ -294,7 +300,13 @@ def nightly(s: Snapshot) -> Verdict:
     return ok((_FILE, torch.version))
 
 
-@check("EB-TORCH-017", "torch-variable-hides-gpu", Severity.BLOCKS, needs=("variables",))
+@check(
+    "EB-TORCH-017",
+    "torch-variable-hides-gpu",
+    Severity.BLOCKS,
+    needs=("variables",),
+    after=("EB-CTR-009", "EB-DRV-001", "EB-DRV-002", "EB-DRV-006", "EB-DRV-028", "EB-DRV-029"),
+)
 def no_cuda_variable(s: Snapshot) -> Verdict:
     if variable(s, "PYTORCH_NVML_BASED_CUDA_CHECK") == "1" and s.nvml and s.nvml.status != "ok" and wants_gpu(s):
         return warn(("PYTORCH_NVML_BASED_CUDA_CHECK", "1"), ("NVML", s.nvml.status), expected="unset while NVML does not answer")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from envbuilder.facts.model import Snapshot
 
 _NEEDED = ("environment",)
+# Folders of wrappers, and what Kubernetes sets for each service of its own accord (one named vllm: VLLM_SERVICE_HOST and so on).
+_FROM_OUTSIDE = re.compile(r"_SRC_DIR$|_SERVICE_(?:HOST|PORT)|_PORT_\d+_(?:TCP|UDP)")
 _SPARSE = frozenset({"deepseek_v32", "glm_moe_dsa"})  # models whose attention picks its keys with a top-k of 512 to 2048
 
 
@@ -52,7 +54,7 @@ def attention_ignored(s: Snapshot) -> Verdict:
     if server is None:
         return skip("no vLLM in the environment")
     seen = (("VLLM_ATTENTION_BACKEND", value or "not set"), dist_seen(server))
-    if value and within(server.version, ">=0.15"):
+    if value and within(server.version, ">=0.16"):
         return warn(*seen, expected="the flag instead", commands=(f"{_program(s)} serve MODEL --attention-backend {quoted(value)}",))
     return ok(*seen)
 
@@ -71,7 +73,7 @@ def unknown_variables(s: Snapshot) -> Verdict:
         "VLLM_USE_PRECOMPILED",
     }
     strange = sorted(
-        name for name in s.variables or {} if name.startswith("VLLM_") and name not in known | foreign and not name.endswith("_SRC_DIR")
+        name for name in s.variables or {} if name.startswith("VLLM_") and name not in known | foreign and not _FROM_OUTSIDE.search(name)
     )
     return (
         warn(*((name, variable(s, name)) for name in strange[:4]), expected="names that this vLLM reads")
@@ -91,7 +93,7 @@ def mixed_backend(s: Snapshot) -> Verdict:
     uneven = [model.name for model in s.checkpoints or () if len(set(model.head_dims)) > 1 and max(model.head_dims) > 256]
     value = variable(s, "VLLM_ATTENTION_BACKEND")
     server = vllm(s)
-    if uneven and server and value and value != "TRITON_ATTN" and within(server.version, "<0.15"):
+    if uneven and server and value and value != "TRITON_ATTN" and within(server.version, "<0.16"):
         running.append(("VLLM_ATTENTION_BACKEND", f"{value}, with {uneven[0]}"))
     return warn(*running[:3], expected="TRITON_ATTN, or nothing") if running else ok("no other backend is forced on a Gemma 4 model")
 
@@ -102,7 +104,7 @@ def sm120_only(s: Snapshot) -> Verdict:
     if s.project and s.project.sm120_only_guard and for_spark(s):
         return fail(("csrc/", "enable_sm120_only in the scaled_mm sources"), expected="enable_sm120_family")
     if server and for_spark(s) and within(server.version, "==0.18.*"):
-        return warn(dist_seen(server), expected="0.19 or newer")
+        return warn(dist_seen(server), expected="0.20 or newer")
     return ok(dist_seen(server) if server else "no vLLM of that kind")
 
 
@@ -221,7 +223,7 @@ def cuda_build_on_cpu(s: Snapshot) -> Verdict:
     )
 
 
-@check("EB-VLLM-014", "vllm-torch-floor", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-VLLM-014", "vllm-torch-floor", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-010"))
 def stable_floor(s: Snapshot) -> Verdict:
     server, torch = dist(s, "vllm"), s.environment.torch if s.environment else None
     if server is None or torch is None:

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from cases import DEAD, INSTALLED, UNLOADED, env_with, in_source, memory, model, place, toolkit
+from cases import DEAD, INSTALLED, KIT12, NO_DRIVER, UNLOADED, env_with, in_source, memory, model, place, toolkit
 from simulated import HOME, spark
-from snapshots import H100, SPARK, SPARK_CONTAINER, change, gpu, kernel_says, variables
+from snapshots import CPU, H100, SPARK, SPARK_CONTAINER, change, dist, gpu, kernel_says, variables, with_dists, without
 
 from envbuilder.doctor.examine import examine, run_check
 from envbuilder.doctor.fixes import plan
@@ -26,6 +26,7 @@ GIB = 2**20  # in kB
 RTX = change(H100, nvml__gpus=(gpu("NVIDIA GeForce RTX 5090", "12.0", 34190917632),))
 PTXAS = {"TRITON_PTXAS_PATH": "/opt/ptxas"}
 OLD_PTXAS = change(SPARK, environment__triton_ptxas="12.8", environment__triton_ptxas_blackwell="")
+USER_TORCH = "/srv/.local/lib/python3.12/site-packages/torch"
 NGC_PATH = "/usr/local/cuda/compat/lib:/usr/local/nvidia/lib"
 
 
@@ -62,7 +63,21 @@ JUDGED: list[tuple[str, str, Snapshot]] = [
     ("EB-DRV-012", "skip", change(SPARK_CONTAINER, packages={"nvidia-imex-580": "580.173.02-1"})),
     ("EB-TRI-001", "pass", pointed(OLD_PTXAS, "13.0")),
     ("EB-TRI-001", "unknown", pointed(OLD_PTXAS, "")),
+    ("EB-ENV-011", "info", change(SPARK, environment__shadowed=("/srv/.local/lib/python3.12/site-packages/torch",))),
+    ("EB-ENV-011", "pass", change(SPARK, environment__shadowed=("/srv/out/envs/serve/lib/python3.12/site-packages/torch",))),
+    ("EB-DRV-031", "info", change(SPARK_CONTAINER, toolkits=(toolkit("/usr/local/cuda-13.2", "13.2", "PATH"),))),
+    ("EB-DRV-031", "info", change(H100, toolkits=(toolkit("/usr/local/cuda-13.2", "13.2", "PATH"),))),
+    ("EB-CTR-009", "skip", change(SPARK_CONTAINER, driver__nodes=(), target="cpu")),
+    ("EB-PKG-001", "pass", with_dists(SPARK, dist("nvidia-cublas", "13.1.0.3"), dist("nvidia-cublas-cu13", "13.1.0.3"))),
+    ("EB-VLLM-003", "pass", variables(SPARK, VLLM_SERVICE_HOST="10.0.0.7", VLLM_SERVICE_PORT="80", VLLM_PORT_80_TCP_ADDR="10.0.0.7")),
+    ("EB-CUDA-001", "skip", change(H100, target="dgx-spark", toolkits=KIT12)),
     # A fault.
+    ("EB-ENV-011", "warn", variables(change(SPARK, environment__shadowed=(USER_TORCH,)), PYTHONPATH=USER_TORCH.removesuffix("/torch"))),
+    ("EB-DRV-031", "warn", change(H100, nvml__cuda="12.8", toolkits=(toolkit("/usr/local/cuda-13.2", "13.2", "PATH"),))),
+    ("EB-PKG-001", "fail", with_dists(SPARK, dist("nvidia-cublas", "13.1.0.3"), dist("nvidia-cublas-cu12", "12.8.4.1"))),
+    ("EB-PKG-012", "warn", env_with(SPARK, "flash-attn", "2.8.3", tags=("py3-none-any",))),
+    ("EB-MACH-005", "fail", change(UNLOADED, host__kernel="6.8.0-84-generic")),
+    ("EB-MACH-010", "fail", kernel_says(DEAD, "PM: suspend exit")),
     ("EB-TRI-001", "fail", pointed(OLD_PTXAS, "12.4")),
     ("EB-TRI-001", "fail", pointed(change(OLD_PTXAS, environment__triton_ptxas="12.9"), "12.4")),
     ("EB-TRI-001", "fail", variables(OLD_PTXAS, **PTXAS)),  # it is not there: Triton takes its own
@@ -110,6 +125,7 @@ OLD_DRIVER = {
     "containers__cdi_driver_versions": ("570.172.08",),
     "packages": {},
 }
+SPECIMEN = env_with(SPARK, "vllm", "0.23.0", tags=("cp38-abi3-manylinux_2_28_x86_64",))
 OFF_THE_BUS = change(SILENT, pci=(SPARK.pci or ())[:1])
 # what is wrong -> the one root, the machine
 ROOTS: dict[str, tuple[str, Snapshot]] = {
@@ -130,6 +146,41 @@ ROOTS: dict[str, tuple[str, Snapshot]] = {
         kernel_says(OFF_THE_BUS, "NVRM: Xid (PCI:000f:01:00): 79, GPU has fallen off the bus."),
     ),
     "NVML without the GPU that fell off the bus": ("EB-MACH-007", OFF_THE_BUS),
+    "a module that a kernel of another kind has none of": (
+        "EB-MACH-005",
+        change(SILENT, driver=change(INSTALLED, module_for_kernel=False), host__kernel="6.8.0-84-generic"),
+    ),
+    "nouveau where the driver was not built for the kernel": (
+        "EB-DRV-003",
+        change(SILENT, driver=change(INSTALLED, module_for_kernel=False, nouveau=True, modules=("nouveau",))),
+    ),
+    "nouveau where no driver is": (
+        "EB-DRV-001",
+        change(SILENT, driver=change(NO_DRIVER, nouveau=True, modules=("nouveau",)), packages={}, nvml__status="absent"),
+    ),
+    "NVML after the machine was asleep": ("EB-MACH-010", kernel_says(SILENT, "PM: suspend exit")),
+    "NVML after a grave Xid": ("EB-DRV-018", kernel_says(SILENT, "NVRM: Xid (PCI:000f:01:00): 62, 2027 0001")),
+    "a CPU torch where the lock names another": (
+        "EB-TORCH-001",
+        change(SPARK, environment__torch=change(CPU.environment.torch, version="2.10.0+cpu")),  # type: ignore[union-attr]
+    ),
+    "an environment copied from another machine": (
+        "EB-ENV-004",
+        change(SPECIMEN, environment__interpreter__machine="x86_64", environment__extensions=H100.environment.extensions),  # type: ignore[union-attr]
+    ),
+    "files that a failing disk cut short": (
+        "EB-MACH-016",
+        kernel_says(env_with(SPARK, "vllm", "0.23.0", short_files=("vllm/_C.abi3.so",)), "I/O error, dev nvme0n1, sector 2048"),
+    ),
+    "torch's metadata twice": (
+        "EB-ENV-007",
+        change(SPARK, environment__distributions=(dist("torch", "2.10.0", "triton==3.5.0"), *SPARK.environment.distributions)),  # type: ignore[union-attr]
+    ),
+    "vLLM without what it asks NVML with": ("EB-PKG-015", without(SPARK, "nvidia-ml-py")),
+    "a torch for CUDA 12 beside packages for 13": (
+        "EB-TORCH-009",
+        change(SPARK, environment__torch=change(SPARK.environment.torch, version="2.11.0+cu126", cuda="12.6")),  # type: ignore[union-attr]
+    ),
 }
 
 
