@@ -106,7 +106,7 @@ def index_fallback(s: Snapshot) -> Verdict:
         if "INDEX" in name
         for match in re.finditer(r"/whl/(?:nightly/)?cu(\d{3})\b", value)
     ]
-    if torch is None or not wanted:
+    if torch is None or not wanted or not wants_gpu(s):
         return skip("no index of a certain CUDA is configured")
     asked = [f"{digits[:2]}.{digits[2:]}" for _, digits in wanted]
     seen = (*((name, f"…/cu{digits}") for name, digits in wanted[:3]), (_FILE, f"cuda {torch.cuda or 'None'}"))

@@ -71,6 +71,8 @@ JUDGED: list[tuple[str, str, Snapshot]] = [
     ("EB-PKG-001", "pass", with_dists(SPARK, dist("nvidia-cublas", "13.1.0.3"), dist("nvidia-cublas-cu13", "13.1.0.3"))),
     ("EB-VLLM-003", "pass", variables(SPARK, VLLM_SERVICE_HOST="10.0.0.7", VLLM_SERVICE_PORT="80", VLLM_PORT_80_TCP_ADDR="10.0.0.7")),
     ("EB-CUDA-001", "skip", change(H100, target="dgx-spark", toolkits=KIT12)),
+    ("EB-TORCH-004", "skip", variables(CPU, UV_EXTRA_INDEX_URL="https://index.example/whl/cu130")),
+    ("EB-DRV-017", "skip", change(SPARK, machine="jetson", driver__libraries=())),
     # A fault.
     ("EB-ENV-011", "warn", variables(change(SPARK, environment__shadowed=(USER_TORCH,)), PYTHONPATH=USER_TORCH.removesuffix("/torch"))),
     ("EB-DRV-031", "warn", change(H100, nvml__cuda="12.8", toolkits=(toolkit("/usr/local/cuda-13.2", "13.2", "PATH"),))),
@@ -245,6 +247,16 @@ def test_a_download_at_work_is_no_broken_model(age_s: int, expected: list[str], 
     then = time.time() - age_s
     os.utime(tmp_path / f"{hub}/blobs/abc.incomplete".lstrip("/"), (then, then))
     assert [one.check.id for one in examine(take(build.world(), environment=build.environment)).findings if one.is_fault] == expected
+
+
+@pytest.mark.parametrize(("served", "expected"), [("google/gemma-3-12b-it", []), ("google/gemma-4-12b-it", ["EB-VLLM-004"])])
+def test_only_gemma_4_has_heads_of_two_sizes(served: str, expected: list[str], tmp_path: Path) -> None:
+    """Another backend is a good choice for the Gemmas before it."""
+    arguments = ["python", "/usr/bin/vllm", "serve", served, "--attention-backend", "FLASH_ATTN"]
+    build = spark(tmp_path).file("/proc/4711/comm", "vllm\n").file("/proc/4711/cmdline", "\0".join(arguments))
+    build.file("/proc/4711/status", "PPid:\t4000\n")
+    found = examine(take(build.world(), environment=build.environment)).findings
+    assert [one.check.id for one in found if one.is_fault] == expected
 
 
 def test_debians_python_is_found_from_usr_local(tmp_path: Path) -> None:
