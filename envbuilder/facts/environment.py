@@ -88,8 +88,10 @@ def _interpreter(world: World, place: Path, config: dict[str, str], version: str
     home = config.get("home", "")
     short = version or ".".join(stated.split(".")[:2])
     path = place / "bin/python"
-    if not config and not world.exists(_named(world, path)) and world.exists(f"/usr/bin/python{short}"):
-        path = Path(f"/usr/bin/python{short}")  # /usr/local, where Debian's own Python installs to and is not
+    if not config and not world.exists(_named(world, path)):
+        # /usr/local: a Python of its own is not always called python, and Debian's, which installs to it, is in /usr.
+        others = (place / f"bin/python{short}", Path(f"/usr/bin/python{short}"))
+        path = next((other for other in others if world.exists(_named(world, other))), path)
     target = _resolved(world, path)
     base = Path(home).parent if home else path.parent.parent
     headers = [base / f"include/python{short}{suffix}/Python.h" for suffix in ("", "t")]

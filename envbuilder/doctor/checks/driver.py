@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import driver_in_use, gpus, gpus_on_bus, log_lines, numbers, on_spark
+from envbuilder.doctor.checks.common import driver_in_use, gpus, gpus_on_bus, log_lines, numbers, on_spark, wants_gpu
 from envbuilder.doctor.commands import a_toolkit
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
@@ -145,7 +145,8 @@ def gsp_driver_torn(s: Snapshot) -> Verdict:
     if driver.firmware_dirs and driver.loaded not in driver.firmware_dirs:
         seen.append(("/lib/firmware/nvidia", f"{', '.join(driver.firmware_dirs)}; the module is {driver.loaded}"))
     if other or (seen and not gpus(s)):
-        return fail(*seen, expected=f"GSP firmware {driver.loaded}, and a GPU that answers")
+        elsewhere = None if on_spark(s) else ("sudo apt update && sudo apt full-upgrade", "sudo reboot")
+        return fail(*seen, expected=f"GSP firmware {driver.loaded}, and a GPU that answers", commands=elsewhere)
     return ok(("GPU firmware", ", ".join(driver.gpu_firmware) or "not told"))
 
 
@@ -281,6 +282,8 @@ def libcuda_missing(s: Snapshot) -> Verdict:
     driver = _driver(s)
     if not (driver.loaded or "/dev/nvidiactl" in driver.nodes) or s.machine == "jetson":
         return skip("no driver is loaded, or a Jetson's, which keeps its libraries elsewhere")
+    if s.host and s.host.container and not wants_gpu(s):
+        return skip("in a container for the CPU: it was given nothing of the driver, and needs nothing")
     found = [library.path for library in driver.libraries if "/libcuda.so" in library.path]
     if found:
         return ok((found[0], "there"))

@@ -71,6 +71,9 @@ def unknown_variables(s: Snapshot) -> Verdict:
         "VLLM_REQUIRE_RUST_FRONTEND",
         "VLLM_DISABLE_SCCACHE",
         "VLLM_USE_PRECOMPILED",
+        "VLLM_VERSION",
+        "VLLM_COMMIT",
+        "VLLM_REF",
     }
     strange = sorted(
         name for name in s.variables or {} if name.startswith("VLLM_") and name not in known | foreign and not _FROM_OUTSIDE.search(name)

@@ -14,7 +14,7 @@ from snapshots import CPU, H100, SPARK, SPARK_CONTAINER, change, dist, gpu, kern
 from envbuilder.doctor.examine import examine, run_check
 from envbuilder.doctor.fixes import plan
 from envbuilder.doctor.registry import all_checks
-from envbuilder.facts.model import DriverLibrary
+from envbuilder.facts.model import DriverLibrary, GpuProcess, PciDevice, Process
 from envbuilder.facts.snapshot import take
 
 if TYPE_CHECKING:
@@ -117,6 +117,91 @@ def test_it_is_judged_for_what_it_is(id: str, status: str, snapshot: Snapshot) -
 
 
 SILENT = change(DEAD, nvml__driver="")
+SERVING = change(
+    SPARK,
+    nvml__gpus=(
+        gpu(
+            utilization=96,
+            sm_clock_mhz=2418,
+            power_w=61.0,
+            temperature_c=74,
+            throttle_reasons=4,
+            processes=(GpuProcess(pid=4711, memory_bytes=90 << 30, name="VLLM::EngineCor"),),
+        ),
+    ),
+    processes=(
+        Process(pid=4700, name="vllm", orphan=False, flags=("--gpu-memory-utilization=0.80", "model=gemma")),
+        Process(pid=4711, name="VLLM::EngineCore", orphan=False, flags=()),
+    ),
+)
+NGC = {
+    "CUDA_HOME": "/usr/local/cuda",
+    "CUDA_VERSION": "13.1.1.006",
+    "LD_LIBRARY_PATH": f"/usr/local/lib/python3.12/dist-packages/torch/lib:{NGC_PATH}:/usr/local/cuda/lib64",
+    "NCCL_VERSION": "2.29.2",
+    "NVIDIA_DRIVER_CAPABILITIES": "compute,utility,video",
+    "NVIDIA_PYTORCH_VERSION": "26.03",
+    "NVIDIA_VLLM_VERSION": "26.04",
+    "PIP_CONSTRAINT": "/etc/pip/constraint.txt",
+    "TORCH_CUDA_ARCH_LIST": "8.0 8.6 9.0 10.0 11.0 12.0",
+    "TRITON_PTXAS_PATH": "/usr/local/cuda/bin/ptxas",
+    "VLLM_VERSION": "0.23.0",
+}
+WELL: dict[str, Snapshot] = {
+    "a Spark that serves": memory(SERVING, MemAvailable=20 * GIB, MemFree=2 * GIB),
+    "a Spark that builds": variables(in_source(SPARK, rust_channel="1.95"), TORCH_CUDA_ARCH_LIST="12.1a", MAX_JOBS="8", NVCC_THREADS="2"),
+    "a Spark of a joined pair": variables(
+        change(SPARK, network__interfaces=("enP7s7", "enp1s0f0np0", "enP2p1s0f0np0")),
+        NCCL_SOCKET_IFNAME="enp1s0f0np0",
+        GLOO_SOCKET_IFNAME="enp1s0f0np0",
+        NCCL_IB_HCA="rocep1s0f0",
+    ),
+    "NVIDIA's image on a Spark": change(
+        variables(SPARK_CONTAINER, **NGC),
+        toolkits=(toolkit("/usr/local/cuda-13.1", "13.1", "/usr/local/cuda", "CUDA_HOME", "PATH"),),
+        compilers__ptxas_releases={"TRITON_PTXAS_PATH": "13.1"},
+        environment__path="/usr/local",
+        environment__kind="prefix",
+        environment__interpreter__path="/usr/bin/python3.12",
+        environment__interpreter__home="",
+        environment__lock=None,
+    ),
+    "a second container on a Spark that serves": memory(SPARK_CONTAINER, MemAvailable=18 * GIB, MemFree=2 * GIB),
+    "a pod on an H100": change(
+        variables(H100, NVIDIA_VISIBLE_DEVICES="void", VLLM_SERVICE_HOST="10.0.0.7", VLLM_SERVICE_PORT="80"),
+        host__container="kubernetes",
+        places=(*(H100.places or ()), change((H100.places or ())[0], purpose="Hugging Face's cache", writable=False, filesystem="nfs4")),
+        packages={},
+    ),
+    "an RTX 5090 under a desktop": change(
+        variables(RTX, TORCH_CUDA_ARCH_LIST="12.0"),
+        host__os_id="arch",
+        host__kernel="6.17.8-arch1-1",
+        pci=(PciDevice(address="0000:01:00.0", vendor="0x10de", device="0x2b85", kind="0x030000", driver="nvidia"),),
+        driver__libraries=(DriverLibrary(path="/usr/lib/libcuda.so.1", version="580.173.02"),),
+        driver__firmware_dirs=(),
+        packages={},
+        places=tuple(
+            change(one, filesystem="tmpfs", free_bytes=3 * 10**9) if one.purpose == "temporary files" else one for one in RTX.places or ()
+        ),
+        kernel_log__lines=("usb 2-3: USB disconnect, device number 4", "I/O error, dev sda, sector 2048 op 0x0:(READ)"),
+        environment__extensions=tuple(change(one, cubins=("sm_80", "sm_90a", "sm_120")) for one in H100.environment.extensions),  # type: ignore[union-attr]
+    ),
+    "a build machine that judges for a Spark": change(
+        CPU, target="dgx-spark", environment=SPARK.environment, toolkits=(toolkit("/usr/local/cuda-12.4", "12.4", "PATH", "CUDA_HOME"),)
+    ),
+    "a container for the CPU on a machine with a GPU": change(
+        CPU, machine="cuda", target="cpu", host__container="docker", pci=H100.pci, driver=change(NO_DRIVER, loaded="580.173.02")
+    ),
+}
+
+
+@pytest.mark.parametrize("machine", WELL)
+def test_a_machine_that_is_well_gives_no_alarm(machine: str) -> None:
+    """A doctor that cries at sound machines is not read when it is right."""
+    assert [(one.check.id, one.verdict) for one in examine(WELL[machine]).findings if one.is_fault] == []
+
+
 OLD_LIBRARIES = tuple(
     DriverLibrary(path=f"/usr/lib/aarch64-linux-gnu/{name}", version="570.172.08") for name in ("libcuda.so.1", "libnvidia-ml.so.1")
 )
