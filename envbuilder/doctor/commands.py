@@ -84,13 +84,13 @@ def align(s: Snapshot) -> tuple[str, ...]:
     return (f"envbuilder align --env {quoted(s.environment.path if s.environment else '')}",)
 
 
-def anew(s: Snapshot, python: str) -> tuple[str, ...]:
+def anew(s: Snapshot, python: str, *, options: str = "") -> tuple[str, ...]:
     """Make a virtual environment again beside what is set aside: nothing is cleared, and what is no venv is left to its owner."""
     env = s.environment
     if env is None or env.kind != "venv":
         return ()
     place = quoted(env.path.rstrip("/"))
-    return (f"mv -T {place} {place}.old && uv venv --python {shlex.quote(python)} {place}",)
+    return (f"mv -T {place} {place}.old && uv venv {options}{' ' if options else ''}--python {shlex.quote(python)} {place}",)
 
 
 def toolkit(s: Snapshot, *, least: tuple[int, ...] = (), most: tuple[int, ...] = ()) -> Toolkit | None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import driver_in_use, gpus_on_bus, numbers, on_spark, variable, wants_gpu
+from envbuilder.doctor.commands import quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -72,7 +73,11 @@ def cdi_stale(s: Snapshot) -> Verdict:
     if not engines.cdi_driver_versions or not loaded or _inside(s):
         return skip("no CDI spec that names a driver's libraries")
     seen = ((", ".join(engines.cdi_specs), f"driver {', '.join(engines.cdi_driver_versions)}"), ("/sys/module/nvidia/version", loaded))
-    return ok(*seen) if loaded in engines.cdi_driver_versions else warn(*seen, expected="one version")
+    if loaded in engines.cdi_driver_versions:
+        return ok(*seen)
+    # Written anew where it lies: of two places the other one's would go on to be used.
+    commands = tuple(f"sudo nvidia-ctk cdi generate --output={quoted(spec)}" for spec in engines.cdi_specs)
+    return warn(*seen, expected="one version", commands=commands)
 
 
 @check("EB-CTR-006", "container-toolkit-1.19.1", Severity.BLOCKS, needs=("containers",))

@@ -91,7 +91,7 @@ def other_cuda_first(s: Snapshot) -> Verdict:
     other = [folder for folder in folders if (found := _major_of(s, folder)) and found != major]
     if other:
         return warn(
-            ("LD_LIBRARY_PATH", ":".join(other[:3])),
+            ("LD_LIBRARY_PATH", ", ".join(f"{folder} (CUDA {_major_of(s, folder)[0]})" for folder in other[:3])),
             ("torch/version.py", f"cuda {torch.cuda}"),
             expected="not set: wheels find their own libraries",
         )

@@ -146,7 +146,7 @@ def python_h(s: Snapshot) -> Verdict:
         (f"include/python{short}/Python.h", "not there"),
         expected=f"the headers of Python {short}",
         # A Python from elsewhere does not look where the system's package puts them.
-        commands=(f"sudo apt install python{short}-dev",) if systems else anew(s, short),
+        commands=(f"sudo apt install python{short}-dev",) if systems else anew(s, short, options="--managed-python"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, pin_of, variable, vllm, within
-from envbuilder.doctor.commands import install, quoted
+from envbuilder.doctor.commands import backend, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -134,7 +134,9 @@ def compressor_old(s: Snapshot) -> Verdict:
         return ok(*seen)
     beyond = transformers is not None and within(transformers.version, ">4.57.6")
     return (fail if beyond or _gemma4(s) else info)(
-        *seen, expected="llmcompressor 0.12 or newer for Gemma 4 and transformers 5", commands=install(s, "llmcompressor>=0.12")
+        *seen,
+        expected="llmcompressor 0.12 or newer for Gemma 4 and transformers 5",
+        commands=install(s, "llmcompressor>=0.12", options=backend(s).strip()),
     )
 
 
@@ -146,6 +148,8 @@ def compressor_exact(s: Snapshot) -> Verdict:
     seen = (dist_seen(entry), dist_seen(transformers))
     if within(transformers.version, "==5.10.1"):
         return ok(*seen)
+    if within(transformers.version, ">=5.9,<5.10.1") and not _gemma4(s):
+        return info(*seen, note="Allowed; it knows no gemma4_unified.")
     return fail(
         *seen,
         expected="transformers 5.10.1: no newer is allowed, no older knows gemma4_unified",

@@ -71,7 +71,7 @@ def nixl(s: Snapshot) -> Verdict:
     entry = dist(s, "nixl-cu12")
     if entry is None or _torch_major(s) != 13:
         return ok("nixl fits torch's CUDA")
-    commands = (*uninstall(s, "nixl-cu12"), *install(s, "nixl-cu13"))
+    commands = (*uninstall(s, "nixl-cu12"), *install(s, "nixl-cu13", options=backend(s).strip()))
     return warn(dist_seen(entry), ("torch/version.py", "cuda 13"), expected="nixl-cu13", commands=commands)
 
 
@@ -158,7 +158,7 @@ def numba_numpy(s: Snapshot) -> Verdict:
     return fail(dist_seen(numba), dist_seen(numpy), expected=f"numpy{window}", commands=install(s, f"numpy{window}"))
 
 
-@check("EB-PKG-012", "flash-attn-without-kernels", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-PKG-012", "flash-attn-without-kernels", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-008",))
 def flash_attn(s: Snapshot) -> Verdict:
     entry = dist(s, "flash-attn")
     if entry is None or not wants_gpu(s):
@@ -167,7 +167,9 @@ def flash_attn(s: Snapshot) -> Verdict:
         return ok(dist_seen(entry))
     return warn(
         dist_seen(entry),
-        ("WHEEL", "a wheel without compiled code"),
+        ("RECORD", f"not there: {entry.missing_files[0]}")
+        if entry.missing_files
+        else ("WHEEL", ", ".join(entry.tags) or "no tag: not from a wheel"),
         expected="flash_attn_2_cuda…so",
         commands=uninstall(s, "flash-attn"),
     )

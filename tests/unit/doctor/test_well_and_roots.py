@@ -27,6 +27,7 @@ RTX = change(H100, nvml__gpus=(gpu("NVIDIA GeForce RTX 5090", "12.0", 3419091763
 PTXAS = {"TRITON_PTXAS_PATH": "/opt/ptxas"}
 OLD_PTXAS = change(SPARK, environment__triton_ptxas="12.8", environment__triton_ptxas_blackwell="")
 USER_TORCH = "/srv/.local/lib/python3.12/site-packages/torch"
+LLMC = with_dists(SPARK, dist("llmcompressor", "0.12.0.2"), dist("transformers", "5.9.0"))
 NGC_PATH = "/usr/local/cuda/compat/lib:/usr/local/nvidia/lib"
 
 
@@ -73,7 +74,9 @@ JUDGED: list[tuple[str, str, Snapshot]] = [
     ("EB-CUDA-001", "skip", change(H100, target="dgx-spark", toolkits=KIT12)),
     ("EB-TORCH-004", "skip", variables(CPU, UV_EXTRA_INDEX_URL="https://index.example/whl/cu130")),
     ("EB-DRV-017", "skip", change(SPARK, machine="jetson", driver__libraries=())),
+    ("EB-LLMC-002", "info", change(LLMC, checkpoints=())),
     # A fault.
+    ("EB-LLMC-002", "fail", LLMC),
     ("EB-ENV-011", "warn", variables(change(SPARK, environment__shadowed=(USER_TORCH,)), PYTHONPATH=USER_TORCH.removesuffix("/torch"))),
     ("EB-DRV-031", "warn", change(H100, nvml__cuda="12.8", toolkits=(toolkit("/usr/local/cuda-13.2", "13.2", "PATH"),))),
     ("EB-PKG-001", "fail", with_dists(SPARK, dist("nvidia-cublas", "13.1.0.3"), dist("nvidia-cublas-cu12", "12.8.4.1"))),
@@ -279,6 +282,49 @@ def test_the_cause_stands_alone_at_the_root(machine: str) -> None:
     assert [name for name, explained_by in found if not explained_by] == [root], found
     assert found[0][0] == root
     assert len(found) > 1, "nothing follows here: the case tests nothing"
+
+
+def test_a_cdi_spec_is_written_anew_where_it_lies() -> None:
+    """The folder of /var/run is read last and wins: one written to /etc would change nothing."""
+    stale = change(SPARK, containers__cdi_driver_versions=("580.142",))
+    assert run_check(all_checks()["EB-CTR-005"], stale).commands == ("sudo nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml",)
+
+
+def test_a_toolkit_is_named_where_it_is() -> None:
+    """What a page calls /usr/local/cuda-13.0 has another number, or is not there."""
+    kits = (toolkit("/usr/local/cuda-12.6", "12.6", "PATH", "CUDA_HOME"), toolkit("/opt/cuda 13.2", "13.2", "/usr/local/cuda"))
+    newer = change(OLD_PTXAS, toolkits=kits)
+    checks = {"EB-TRI-001": newer, "EB-FI-003": newer, "EB-CUDA-001": newer}
+    named = {key: (run_check(all_checks()[key], s).commands or ("",))[0] for key, s in checks.items()}
+    assert named == {
+        "EB-TRI-001": "export TRITON_PTXAS_PATH=/opt/'cuda 13.2'/bin/ptxas",
+        "EB-FI-003": "export CUDA_HOME=/opt/'cuda 13.2' PATH=/opt/'cuda 13.2'/bin:$PATH",
+        "EB-CUDA-001": "export CUDA_HOME=/opt/'cuda 13.2' PATH=/opt/'cuda 13.2'/bin:$PATH",
+    }
+    ptx = change(SPARK, toolkits=(toolkit("/usr/local/cuda-13.2", "13.2", "PATH"), toolkit("/opt/cuda-13.0", "13.0", "/usr/local/cuda")))
+    assert run_check(all_checks()["EB-DRV-031"], ptx).commands == ("export CUDA_HOME=/opt/cuda-13.0 PATH=/opt/cuda-13.0/bin:$PATH",)
+    alone = change(OLD_PTXAS, toolkits=())
+    assert (run_check(all_checks()["EB-TRI-001"], alone).commands or ())[0] == "sudo apt install cuda-toolkit-13-0"
+
+
+def test_what_is_installed_again_is_the_version_that_is_there_from_the_index_of_its_cuda() -> None:
+    """`--reinstall torch` alone brings whatever the default index calls torch: on aarch64 that was the CPU build for years."""
+    damaged = env_with(SPARK, "torch", "2.11.0", missing_files=("torch/lib/libtorch_cuda.so",))
+    assert run_check(all_checks()["EB-ENV-008"], damaged).commands == (
+        "uv pip install --python /srv/out/envs/serve/bin/python --reinstall --no-deps --torch-backend cu130 torch==2.11.0",
+    )
+    pair = env_with(SPARK, "torchvision", "0.25.0", "torch==2.10.0")
+    assert run_check(all_checks()["EB-TORCH-007"], pair).commands == (
+        "uv pip install --python /srv/out/envs/serve/bin/python --reinstall --no-deps --torch-backend cu130 torchvision==0.26.0",
+    )
+
+
+def test_the_wrong_driver_packages_go_in_the_step_that_brings_the_right_one() -> None:
+    """`apt install nvidia-driver-580-open` alone removes none of them."""
+    wrong = change(SPARK, packages={"nvidia-driver-580-server-open": "580.173.02-0ubuntu1", "nvidia-fabricmanager-580": "580.173.02-1"})
+    assert (run_check(all_checks()["EB-DRV-012"], wrong).commands or ())[0] == (
+        "sudo apt update && sudo apt install nvidia-driver-580-open nvidia-driver-580-server-open- nvidia-fabricmanager-580-"
+    )
 
 
 def test_a_ptxas_that_triton_is_pointed_to_is_looked_into(tmp_path: Path) -> None:
