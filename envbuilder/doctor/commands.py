@@ -52,6 +52,8 @@ def python_of(s: Snapshot) -> str:
 
 def _into(s: Snapshot) -> str:
     """Return uv's options that name the environment. A system's own Python is guarded against installers, and must be asked twice."""
+    if s.environment and s.environment.path in s.environment.site_packages:  # made with `pip install --target`: no Python of its own
+        return f"--target {quoted(s.environment.path)}"
     guarded = s.environment is not None and s.environment.kind == "prefix"
     return f"--python {python_of(s)}{' --break-system-packages' if guarded else ''}"
 

@@ -112,13 +112,16 @@ def out_of_memory(s: Snapshot) -> Verdict:
     killed = log_lines(s, r"(Killed process|oom-kill).*(cc1plus|cicc|nvcc|ptxas|ninja|fatbinary)")
     if killed:
         return warn(*killed, expected="fewer jobs")
-    jobs = numbers(variable(s, "MAX_JOBS"))
+    given = numbers(variable(s, "MAX_JOBS"))
+    # Without the variable vLLM's setup.py takes one job for each CPU.
+    jobs = given or ((s.cpu.count,) if s.cpu and s.project and s.project.vllm_source else ())
     if not jobs or s.memory is None:
         return ok(("MAX_JOBS", variable(s, "MAX_JOBS") or "not set"))
     threads = numbers(variable(s, "NVCC_THREADS")) or (1,)
     # vLLM's setup.py divides: jobs = MAX_JOBS // NVCC_THREADS.
     needed = max(1, jobs[0] // threads[0]) * _GIB_A_JOB
-    seen = (("MAX_JOBS", f"{jobs[0]}, NVCC_THREADS {threads[0]}"), ("/proc/meminfo", f"MemAvailable {s.memory.available_gib:.0f} GiB"))
+    said = str(jobs[0]) if given else f"not set: {jobs[0]} jobs"
+    seen = (("MAX_JOBS", f"{said}, NVCC_THREADS {threads[0]}"), ("/proc/meminfo", f"MemAvailable {s.memory.available_gib:.0f} GiB"))
     fits = max(1, int(s.memory.available_gib // _GIB_A_JOB))
     if needed > s.memory.available_gib and jobs[0] > fits:
         return warn(*seen, expected=f"{fits} jobs at most", commands=(f"export MAX_JOBS={fits}",))
@@ -171,11 +174,12 @@ def tools_missing(s: Snapshot) -> Verdict:
 @check("EB-BUILD-010", "compiler-variable-wrong", Severity.BLOCKS, needs=("compilers",))
 def compiler_variable(s: Snapshot) -> Verdict:
     lost = [entry.partition("=") for entry in (s.compilers.lost_programs if s.compilers else ()) if not entry.startswith("TRITON_")]
-    return (
-        fail(*((name, f"{path}: not there") for name, _, path in lost), expected="a compiler that is there")
-        if lost
-        else ok("CC, CXX and CUDACXX, where set, lead somewhere")
-    )
+    seen = [(name, f"{path}: not there") for name, _, path in lost]
+    closed = [name for name in (s.compilers.not_executable if s.compilers else ()) if not name.startswith("TRITON_")]
+    seen += [(name, f"{variable(s, name)}: not executable") for name in closed]
+    if not seen:
+        return ok("CC, CXX and CUDACXX, where set, lead somewhere")
+    return fail(*seen, expected="a compiler that is there", commands=(f"unset {' '.join(name for name, _ in seen)}",))
 
 
 @check("EB-BUILD-011", "cpu-quota-and-jobs", Severity.SLOW, needs=("cpu", "variables"))

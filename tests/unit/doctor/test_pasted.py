@@ -251,6 +251,13 @@ def test_a_prefix_of_the_system_is_never_set_aside(path: str) -> None:
     assert not [command for _, command in told(old) if re.search(rf"\bmv\b|\bvenv\b.*{path}", command)]
 
 
+def test_packages_of_a_target_folder_are_installed_into_it() -> None:
+    folder = change(SPARK, environment__kind="prefix", environment__path="/srv/x", environment__site_packages=("/srv/x",))
+    sick = with_dists(folder, *(change(entry, version="2.4.1") for entry in folder.environment.distributions if entry.name == "numpy"))
+    commands = [command for name, command in told(sick) if name == "EB-PKG-011"]
+    assert commands == [pastable("uv pip install --target /srv/x 'numpy<2.4,>=1.24'")]
+
+
 def test_packages_of_a_systems_python_are_installed_past_its_guard() -> None:
     found = change(SPARK, environment__kind="prefix", environment__path="/usr/local", environment__interpreter__path="/usr/bin/python3.12")
     sick = with_dists(found, *(change(entry, version="2.4.1") for entry in found.environment.distributions if entry.name == "numpy"))

@@ -77,6 +77,9 @@ JUDGED: list[tuple[str, str, Snapshot]] = [
     ("EB-LLMC-002", "info", change(LLMC, checkpoints=())),
     # A fault.
     ("EB-LLMC-002", "fail", LLMC),
+    ("EB-BUILD-006", "warn", memory(in_source(SPARK), MemAvailable=60 * GIB)),
+    ("EB-BUILD-006", "pass", memory(SPARK, MemAvailable=60 * GIB)),
+    ("EB-BUILD-010", "fail", change(variables(SPARK, CC="/usr/bin/gcc"), compilers__not_executable=("CC",))),
     ("EB-ENV-011", "warn", variables(change(SPARK, environment__shadowed=(USER_TORCH,)), PYTHONPATH=USER_TORCH.removesuffix("/torch"))),
     ("EB-DRV-031", "warn", change(H100, nvml__cuda="12.8", toolkits=(toolkit("/usr/local/cuda-13.2", "13.2", "PATH"),))),
     ("EB-PKG-001", "fail", with_dists(SPARK, dist("nvidia-cublas", "13.1.0.3"), dist("nvidia-cublas-cu12", "12.8.4.1"))),
