@@ -70,10 +70,9 @@ def not_writable(s: Snapshot) -> Verdict:
         return info(_seen(shared[0], "readable, not writable by you"), note="New models need another place: export HF_HOME.")
     if not closed:
         return ok("every cache is writable")
-    commands = tuple(
-        f'sudo chown -R "$USER": {quoted(place.path)}' for place in closed if place.exists and place.purpose != "temporary files"
-    )
-    return fail(*(_seen(place, "not writable by you") for place in closed[:3]), expected="writable", commands=commands or None)
+    own = [quoted(place.path) for place in closed if place.exists and place.purpose != "temporary files"]
+    commands = (f'sudo chown -R "$USER": {" ".join(own)}',) if own else None
+    return fail(*(_seen(place, "not writable by you") for place in closed[:3]), expected="writable", commands=commands)
 
 
 @check("EB-DISK-004", "cache-noexec", Severity.BLOCKS, needs=("places",))
