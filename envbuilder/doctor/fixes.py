@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.mending import Exchange, Repair, carry_out, owned, there
 from envbuilder.doctor.model import Status
 from envbuilder.facts import redact
@@ -36,7 +37,8 @@ def plan(snapshot: Snapshot, result: Examination, align: Align | None = None) ->
     env = snapshot.environment
     if env is not None and env.valid:
         repairs += _environment(snapshot, env, faults)
-        if align is not None and (causes := [one for one in _NEEDS_ANOTHER_TORCH if one in faults]):
+        # Without extensions nothing says which torch is meant, and `align` would leave it as it is.
+        if align is not None and env.extensions and (causes := [one for one in _NEEDS_ANOTHER_TORCH if one in faults]):
             repairs += _another_torch(env, causes[0], align)
     return [repair for repair in repairs if repair.paths or repair.exchange]
 
@@ -59,7 +61,10 @@ def _environment(snapshot: Snapshot, env: Environment, faults: set[str]) -> Iter
         if fault in faults:
             yield from _without(env, fault, _of_another_cuda(env, family))
     for fault, name in (("EB-TRI-001", "ptxas"), ("EB-TRI-002", "ptxas-blackwell")):
-        if fault in faults:
+        # Where a variable names an old one, replacing Triton's own changes nothing.
+        if fault in faults and not (
+            snapshot.compilers and f"TRITON_{name.replace('-', '_').upper()}_PATH" in snapshot.compilers.ptxas_releases
+        ):
             yield from _other_ptxas(snapshot, env, fault, name)
 
 
@@ -110,7 +115,7 @@ def _models(snapshot: Snapshot) -> Iterator[Repair]:
     """Set broken files of Hugging Face's cache aside: link and blob, or its next download would take the blob for whole."""
     for model in snapshot.checkpoints or ():
         home = Path(model.path).parent.parent
-        if not model.path or not home.name.startswith("models--"):
+        if not model.path or model.downloading or not home.name.startswith("models--"):
             continue
         paths = []
         for name in (text.partition(": ")[0] for text in model.broken):
@@ -137,7 +142,7 @@ def mend(
     if not repairs:
         console.line("--fix: nothing here can be mended without you; the findings name the commands.")
         return result
-    console.line("--fix would do this (nothing is deleted, `envbuilder doctor --undo` takes it back):")
+    console.line(f"--fix would do this (nothing is deleted, `{pastable('envbuilder doctor --undo')}` takes it back):")
     for repair in repairs:
         console.line(f"  {repair.id}  {redact.text(repair.what)}")
         for path in repair.paths[:6]:

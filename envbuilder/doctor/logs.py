@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.model import Evidence, Examination, Finding, Status, Verdict
 from envbuilder.doctor.registry import all_checks
 from envbuilder.doctor.signatures import SIGNATURES
@@ -129,6 +130,6 @@ def recognised(path: Path) -> list[str]:
         return []
     roots = [finding for finding in result.findings if finding.status is Status.FAIL and not finding.explained_by]
     return [
-        f"{finding.check.id} {finding.check.name} ({finding.verdict.evidence[0].source}): {page(finding.check.id).fix} `envbuilder explain {finding.check.id}` says more."
+        f"{finding.check.id} {finding.check.name} ({finding.verdict.evidence[0].source}): {page(finding.check.id).fix} `{pastable(f'envbuilder explain {finding.check.id}')}` says more."
         for finding in roots
     ]

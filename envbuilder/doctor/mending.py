@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envbuilder.doctor.commands import pastable
 from envbuilder.errors import EnvbuilderError, StepError
 from envbuilder.facts import redact
 from envbuilder.facts.site_packages import record_rows
@@ -189,7 +190,7 @@ def _take_back(
         raise StepError(
             f"cannot put {redact.text(str(blocked[0]))} back",
             why="Something else stands there by now.",
-            next="Move it away, then run `envbuilder doctor --undo` again.",
+            next=f"Move it away, then run `{pastable('envbuilder doctor --undo')}` again.",
         )
     for site, name, kept in reversed(exchanges):
         _exchange_back(site, name, kept)

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from envbuilder.doctor.commands import pastable, quoted
 
 _FOLDER = Path(__file__).with_name("pages")
 _HEADING = re.compile(r"^## (EB-[A-Z]+-\d{3}) (\S+)$", re.MULTILINE)
@@ -67,7 +68,7 @@ def _page(id: str, name: str, body: str) -> Page:
         if paragraph.startswith("**Fix.**"):
             fix = _flow(paragraph.removeprefix("**Fix.**"))
         elif paragraph.startswith("    "):
-            commands += [line.strip() for line in paragraph.splitlines()]
+            commands += [pastable(line.strip()) for line in paragraph.splitlines()]
         elif paragraph.startswith("**See**"):
             refs = tuple(part.strip() for part in _flow(paragraph.removeprefix("**See**")).rstrip(".").split(";"))
         else:
@@ -81,5 +82,8 @@ def _flow(text: str) -> str:
 
 def commands_for(entry: Page, own: tuple[str, ...] | None, environment: str) -> tuple[str, ...]:
     """Return a finding's commands (`own`, or the page's), with the environment's path where a page says ENVIRONMENT."""
-    commands = own if own is not None else entry.commands
-    return tuple(command.replace("ENVIRONMENT", shlex.quote(environment)) if environment else command for command in commands)
+    if own is not None:
+        return tuple(map(pastable, own))
+    if not environment:  # a server may run here all the same, from wherever its `vllm` is
+        return tuple(command.replace("ENVIRONMENT/bin/vllm", "vllm") for command in entry.commands)
+    return tuple(command.replace("ENVIRONMENT", quoted(environment)) for command in entry.commands)

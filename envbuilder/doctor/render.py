@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.model import Severity, Status
 from envbuilder.doctor.pages import commands_for, page
 from envbuilder.facts import redact
@@ -83,7 +84,7 @@ def examination(
         lines += _rest(result.findings, style)
     lines += [*_summary(result, style, seconds)]
     if able := [finding.check.id for finding in result.findings if finding.is_fault and finding.check.id in mendable]:
-        lines += _wrap(f"Can be mended, and taken back: envbuilder doctor --fix ({', '.join(able)})", 0, 2)
+        lines += _wrap(f"Can be mended, and taken back: {redact.text(pastable('envbuilder doctor --fix'))} ({', '.join(able)})", 0, 2)
     return style.final("\n".join(lines))
 
 
@@ -203,7 +204,7 @@ def _summary(result: Examination, style: Style, seconds: float | None) -> Iterat
     yield from rows[1:]
     if bad:
         first = next(finding for finding in result.findings if finding.is_fault and not finding.explained_by)
-        yield f"To read more: envbuilder explain {first.check.id}"
+        yield f"To read more: {redact.text(pastable(f'envbuilder explain {first.check.id}'))}"
 
 
 def explanation(check: Check, style: Style) -> str:
@@ -222,5 +223,5 @@ def explanation(check: Check, style: Style) -> str:
     if entry.refs:
         lines += ["", style.paint("Seen in", "1"), *(f"  {ref}" for ref in entry.refs)]
     if check.judge is None:
-        lines += ["", *_wrap("It leaves no trace on the disk: `envbuilder doctor --log FILE` recognises it in a log.", 0)]
+        lines += ["", *_wrap(f"It leaves no trace on the disk: `{pastable('envbuilder doctor --log FILE')}` recognises it in a log.", 0)]
     return style.final("\n".join(lines))

@@ -23,6 +23,8 @@ _LIBRARY_DIRS = (
     "/usr/lib/aarch64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib64",
+    "/usr/lib",  # Arch
+    "/run/opengl-driver/lib",  # NixOS
     "/usr/lib/wsl/lib",
     "/usr/local/nvidia/lib64",
     "/usr/local/nvidia/lib",

@@ -86,10 +86,14 @@ def _config(place: Path) -> dict[str, str]:
 def _interpreter(world: World, place: Path, config: dict[str, str], version: str) -> Interpreter:
     stated = config.get("version") or config.get("version_info", "")
     home = config.get("home", "")
-    path = place / "bin/python"
-    target = _resolved(world, path)
-    base = Path(home).parent if home else place
     short = version or ".".join(stated.split(".")[:2])
+    path = place / "bin/python"
+    if not config and not world.exists(_named(world, path)):
+        # /usr/local: a Python of its own is not always called python, and Debian's, which installs to it, is in /usr.
+        others = (place / f"bin/python{short}", Path(f"/usr/bin/python{short}"))
+        path = next((other for other in others if world.exists(_named(world, other))), path)
+    target = _resolved(world, path)
+    base = Path(home).parent if home else path.parent.parent
     headers = [base / f"include/python{short}{suffix}/Python.h" for suffix in ("", "t")]
     return Interpreter(
         path=_named(world, path),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from envbuilder.facts.world import World
 
 _MOST_MODELS = 32
+_AT_WORK_S = 3600  # an unfinished file that nobody has touched for longer was given up
 _HEADER_LIMIT = 100 << 20  # safetensors' own limit for a header
 _ARCHITECTURE = re.compile(r"[\w.-]{1,80}")
 
@@ -49,7 +51,17 @@ def _checkpoint(world: World, name: str, folder: Path) -> Checkpoint:
         head_dims=tuple(dim for dim in dims if isinstance(dim, int) and not isinstance(dim, bool)),
         broken=tuple(_broken_files(folder)),
         path=str(folder) if world.live else "",
+        downloading=_downloading(folder),
     )
+
+
+def _downloading(folder: Path) -> bool:
+    """Whether the hub's library is at work: its unfinished files lie in the cache's blobs, or below the folder that was named."""
+    blobs = folder.parent.parent / "blobs"
+    with contextlib.suppress(OSError):
+        unfinished = [*blobs.glob("*.incomplete"), *(folder / ".cache/huggingface/download").glob("**/*.incomplete")]
+        return any(time.time() - path.stat().st_mtime < _AT_WORK_S for path in unfinished)
+    return False
 
 
 def _word(value: Any) -> str:  # noqa: ANN401 - from a file that anyone may have written

@@ -239,7 +239,7 @@ def _flags(arguments: list[str]) -> tuple[str, ...]:
             following = arguments[index + 1] if index + 1 < len(arguments) else ""
             joined = argument if "=" in argument or following.startswith("-") or not following else f"{argument}={following}"
             flags.append(joined[:120])
-    model = next((part for part in arguments if re.search(r"gemma", part, re.IGNORECASE)), "")
+    model = next((part for part in arguments if re.search(r"gemma[-_]?4", part, re.IGNORECASE)), "")
     return (*flags, "model=gemma") if model else tuple(flags)
 
 

@@ -196,7 +196,8 @@ class Toolkit:
 class Compilers:
     """The first of each program on PATH ("" if none), and what should lead to one and does not.
 
-    `lost_programs` are variables ("NAME=path") that name a program which is not there.
+    `lost_programs` are variables ("NAME=path") that name a program which is not there, `not_executable` the names of those whose
+    file may not be run; `ptxas_releases` the CUDA release ("13.0", "" if it does not say) of each ptxas that Triton is pointed to.
     """
 
     c: str
@@ -208,6 +209,8 @@ class Compilers:
     git: str
     dangling_cuda: tuple[str, ...] = ()
     lost_programs: tuple[str, ...] = ()
+    not_executable: tuple[str, ...] = ()
+    ptxas_releases: dict[str, str] = field(default_factory=dict)
 
 
 @value
@@ -379,7 +382,7 @@ class Environment:
 
 @value
 class Checkpoint:
-    """A model on this machine: `name` is the repository's or the folder's; `broken` files ("name: reason")."""
+    """A model on this machine: `name` is the repository's or the folder's; `broken` files ("name: reason"); `downloading` if files come in now."""
 
     name: str
     model_type: str
@@ -388,6 +391,7 @@ class Checkpoint:
     head_dims: tuple[int, ...]
     broken: tuple[str, ...]
     path: str = ""
+    downloading: bool = False
 
 
 @value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import struct
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,7 @@ _RECORDED = tuple(re.compile(end + rb"\"?,([^,\n]*),(\d+)(?=\r?$)", re.MULTILINE
 # Header collections: large RECORDs without a library in them.
 _NO_LIBRARIES = frozenset({"nvidia-cuda-cccl", "nvidia-cuda-crt", "nvidia-cutlass", "pip", "setuptools", "sympy", "networkx"})
 _MOST_NAMED = 8
+_HEADERS = 1 << 16  # where an ELF file's header and its table of segments lie
 
 
 class _Library(NamedTuple):
@@ -173,11 +175,27 @@ def _with_damage(distribution: Distribution, site: str, libraries: Iterable[_Lib
         except OSError:
             missing.append(path)
             continue
-        if size < whole.get(path, recorded):
+        if size < whole.get(path, recorded) and not _stripped(f"{site}/{path}", size):
             short.append(f"{path} ({size} of {recorded} bytes)")
     if not (missing or short or escapes):
         return distribution
     return replace(distribution, missing_files=tuple(missing[:_MOST_NAMED]), short_files=tuple(short[:_MOST_NAMED]), record_escapes=escapes)
+
+
+def _stripped(path: str, size: int) -> bool:
+    """Whether a library that is smaller than it was recorded holds all that its own tables name: strip(1) made it so.
+
+    Debian strips what it packages after its RECORD was written, and images are made small that way.
+    """
+    start = reading.data(path, limit=_HEADERS)
+    if len(start) < 64 or start[:6] != b"\x7fELF\2\1":  # 64-bit, little-endian
+        return False
+    segments, sections = struct.unpack_from("<QQ", start, 32)
+    segment_size, segment_count, section_size, section_count = struct.unpack_from("<HHHH", start, 54)
+    if not section_count or sections + section_size * section_count > size or segments + segment_size * segment_count > len(start):
+        return False
+    places = (segments + segment_size * number for number in range(segment_count))
+    return segment_size >= 56 and all(sum(struct.unpack_from("<Q16xQ", start, place + 8)) <= size for place in places)
 
 
 def torch_build(site: Path) -> TorchBuild | None:

@@ -21,12 +21,13 @@ _CHUNK = 4 << 20
 _PLUGIN_TAIL = 64 << 10
 _RELEASE = re.compile(rb"[Cc]uda compilation tools, release (\d+\.\d+)")
 _PACKAGES = re.compile(
-    r"nvidia-|libnvidia-|cuda-|libcuda|linux-image-\d|docker|containerd|podman|dgx-|gcc$|g\+\+$|libc6$|python3[\d.]*-dev|libnccl|datacenter-gpu|linux-modules-nvidia|earlyoom"
+    r"nvidia-|libnvidia-|cuda-|libcuda|linux-image-\d|docker|containerd|podman|dgx-|gcc$|g\+\+$|libc6$|python3[\d.]*-dev|cargo$|rustc$|libnccl|datacenter-gpu|linux-modules-nvidia|earlyoom"
 )
 _VARIABLES = re.compile(
     r"(?:CUDA|TORCH|PYTORCH|VLLM|TRITON|FLASHINFER|NCCL|GLOO|RAY|HF|TRANSFORMERS|CMAKE|NVIDIA|NVCC|SETUPTOOLS_SCM|TRT_?LLM|TENSORRT|OMP|UV|PIP|CCACHE|XLA)_\w+"
     r"|MAX_JOBS|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON(?:PATH|HOME|NOUSERSITE|WARNINGS)|VIRTUAL_ENV|CONDA_PREFIX|CC|CXX|CUDACXX|DOCKER_HOST|WSL_DISTRO_NAME|RAY_memory_monitor_refresh_ms"
 )
+_PTXAS = ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH")
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
@@ -86,6 +87,13 @@ def read_compilers(world: World) -> Compilers:
         for path in ("/usr/local/cuda", world.variables.get("CUDA_HOME", ""), world.variables.get("CUDA_PATH", ""))
         if path and not world.exists(path) and (path != "/usr/local/cuda" or (world.root / "usr/local/cuda").is_symlink())
     ]
+    # What these name: a path, and for a compiler options after it.
+    named = {
+        name: path.partition(" ")[0]
+        for name in (*_PTXAS, "CUDACXX", "CC", "CXX")
+        if (path := world.variables.get(name, "")).startswith("/")
+    }
+    closed = tuple(name for name, path in named.items() if world.exists(path) and not world.executable(path))
     return Compilers(
         c=next((found for name in (world.variables.get("CC", ""), "gcc", "cc", "clang") if name and (found := _program(world, name))), ""),
         cxx=next((found for name in (world.variables.get("CXX", ""), "g++", "c++") if name and (found := _program(world, name))), ""),
@@ -95,11 +103,9 @@ def read_compilers(world: World) -> Compilers:
         ninja=world.which("ninja"),
         git=world.which("git"),
         dangling_cuda=tuple(dict.fromkeys(dangling)),
-        lost_programs=tuple(
-            f"{name}={path}"
-            for name in ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH", "CUDACXX", "CC", "CXX")
-            if (path := world.variables.get(name, "")).startswith("/") and not world.exists(path.partition(" ")[0])
-        ),
+        lost_programs=tuple(f"{name}={world.variables[name]}" for name, path in named.items() if not world.exists(path)),
+        not_executable=closed,
+        ptxas_releases={name: cuda_release_of(world.at(named[name])) for name in _PTXAS if name in named and world.executable(named[name])},
     )
 
 

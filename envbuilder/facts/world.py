@@ -114,11 +114,12 @@ class World:
         """Return the first executable of that name on PATH, "" if none."""
         for folder in self.variables.get("PATH", "").split(":"):
             candidate = f"{folder}/{name}"
-            if folder and self._executable(candidate):
+            if folder and self.executable(candidate):
                 return candidate
         return ""
 
-    def _executable(self, path: str) -> bool:
+    def executable(self, path: str) -> bool:
+        """Whether a path leads to a file that may be run."""
         try:
             mode = os.stat(path if self.live else self.at(path)).st_mode  # noqa: PTH116 - 8 names in each folder of PATH
         except OSError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import dist, dist_seen, within
+from envbuilder.doctor.checks.common import dist, dist_seen, numbers, within
+from envbuilder.doctor.commands import align, backend, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown
 from envbuilder.doctor.registry import check
 
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
 
 _NEEDED = ("environment",)
 # What gives an environment the wrong torch explains what its extensions then lack.
-_TORCH = ("EB-TORCH-001", "EB-TORCH-013", "EB-TORCH-015", "EB-TORCH-010", "EB-TORCH-003", "EB-ENV-009", "EB-ENV-008", "EB-ENV-019")
+_TORCH = (
+    "EB-TORCH-001",
+    "EB-TORCH-013",
+    "EB-TORCH-015",
+    "EB-TORCH-010",
+    "EB-TORCH-003",
+    "EB-TORCH-009",
+    "EB-TORCH-014",
+    "EB-ENV-009",
+    "EB-ENV-008",
+    "EB-ENV-019",
+)
 
 
 def _extensions(s: Snapshot) -> tuple[Extension, ...] | None:
@@ -57,13 +69,15 @@ def _reason(extension: Extension) -> str:
     return extension.detail or extension.machine
 
 
-def _align(s: Snapshot) -> tuple[str, ...]:
-    return (f"envbuilder align --env {s.environment.path if s.environment else ''}",)
+def _libraries_of_torch(s: Snapshot) -> tuple[str, ...] | None:
+    """Return what brings the libraries that the installed torch asks for, and leaves torch as it is."""
+    torch = dist(s, "torch")
+    return install(s, f"torch=={torch.version.partition('+')[0]}", options=backend(s).strip()) if torch else None
 
 
 @check("EB-ABI-001", "abi-c10-messagelogger", Severity.BLOCKS, needs=_NEEDED, after=_TORCH)
 def torch_version(s: Snapshot) -> Verdict:
-    return _root_kind(s, "torch-version", expected="every torch symbol that it needs", commands=_align(s))
+    return _root_kind(s, "torch-version", expected="every torch symbol that it needs", commands=align(s))
 
 
 @check("EB-ABI-002", "abi-old-cxx11", Severity.BLOCKS, needs=_NEEDED, after=_TORCH)
@@ -77,7 +91,7 @@ def incomplete(s: Snapshot) -> Verdict:
     return _root_kind(s, kind, expected="every function that it calls, compiled in or linked")
 
 
-@check("EB-ABI-004", "abi-c-so-absent", Severity.INFO, needs=_NEEDED)
+@check("EB-ABI-004", "abi-c-so-absent", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-008",))
 def c_so_absent(s: Snapshot) -> Verdict:
     server, extensions = dist(s, "vllm"), _extensions(s)
     if server is None or not extensions:
@@ -98,14 +112,22 @@ def c_so_absent(s: Snapshot) -> Verdict:
     "abi-local-version-blind",
     Severity.BLOCKS,
     needs=_NEEDED,
-    after=("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-004", "EB-PKG-001"),
+    after=("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-004", "EB-TORCH-009", "EB-TORCH-014", "EB-PKG-001"),
 )
 def cuda_major(s: Snapshot) -> Verdict:
-    return _root_kind(s, "cuda-major", expected="the CUDA major of torch", commands=_align(s))
+    return _root_kind(s, "cuda-major", expected="the CUDA major of torch", commands=align(s))
 
 
 def _cudart(major: int) -> Callable[[Extension], bool]:
     return lambda extension: f"libcudart.so.{major}" in extension.not_found
+
+
+def _runtime(s: Snapshot, major: int) -> tuple[str, ...] | None:
+    """A torch of the same CUDA lost its runtime; another torch must go; only what was built for an older CUDA than torch is itself wrong."""
+    torch = s.environment.torch if s.environment else None
+    if torch and numbers(torch.cuda)[:1] == (major,):
+        return _libraries_of_torch(s)
+    return align(s) if major == 13 else (f"envbuilder abi {quoted(s.environment.path if s.environment else '')}",)
 
 
 def _missing_runtime(s: Snapshot, major: int) -> Verdict:
@@ -120,7 +142,7 @@ def _missing_runtime(s: Snapshot, major: int) -> Verdict:
     return fail(
         *((extension.path, f"needs libcudart.so.{major}: not found") for extension in hit[:3]),
         expected=f"libcudart.so.{major} of nvidia-cuda-runtime",
-        commands=_align(s),
+        commands=_runtime(s, major),
     )
 
 
@@ -154,7 +176,7 @@ def cuda_library(s: Snapshot) -> Verdict:
     def other(extension: Extension) -> bool:
         return not any(name.startswith("libcudart.so.") for name in extension.not_found)
 
-    return _root_kind(s, "cuda-library", expected="NVIDIA's libraries in site-packages/nvidia", keep=other)
+    return _root_kind(s, "cuda-library", expected="NVIDIA's libraries in site-packages/nvidia", keep=other, commands=_libraries_of_torch(s))
 
 
 @check("EB-ABI-012", "other-library-missing", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-008",))
@@ -165,4 +187,4 @@ def other_library(s: Snapshot) -> Verdict:
 @check("EB-ABI-013", "extensions-without-cuda-torch", Severity.BLOCKS, needs=_NEEDED, after=_TORCH)
 def without_cuda_torch(s: Snapshot) -> Verdict:
     kind = "cpu-only-torch" if _of_kind(s, "cpu-only-torch") else "no-torch"
-    return _root_kind(s, kind, expected="a torch built for CUDA", commands=_align(s))
+    return _root_kind(s, kind, expected="a torch built for CUDA", commands=align(s))

@@ -42,7 +42,11 @@ def arch_list_unset(s: Snapshot) -> Verdict:
 
 @check("EB-BUILD-002", "cuda-ptx-e2m1", Severity.BLOCKS, needs=("variables",))
 def arch_without_suffix(s: Snapshot) -> Verdict:
+    if not for_spark(s):
+        return skip("not for a GB10")
     bare = [(name, variable(s, name)) for name in _LISTS if {"12.0", "12.1"} & set(_tokens(variable(s, name)))]
+    if bare and _only_serves(s):
+        return info(*bare, note="The image was built with it; it matters once you build here.")
     if bare:
         return warn(*bare, expected="12.1a, or 12.0f")
     return ok(*((name, variable(s, name) or "not set") for name in _LISTS))
@@ -59,7 +63,16 @@ def arch_list_lacks_gpu(s: Snapshot) -> Verdict:
         for token in _tokens(value)
         if token.startswith(("12.0", "12.1")) or token.endswith("+PTX") or token in {"Blackwell", "All", "Common"}
     ]
-    return ok(seen) if fits else warn(seen, expected="12.1a in it")
+    if fits:
+        return ok(seen)
+    if _only_serves(s):
+        return info(seen, note="The image was built with it; it matters once you build here.")
+    return warn(seen, expected="12.1a in it")
+
+
+def _only_serves(s: Snapshot) -> bool:
+    """Whether this is a container without a source tree: what its image was built with stands in its variables for ever."""
+    return bool(s.host and s.host.container) and not (s.project and s.project.vllm_source)
 
 
 @check("EB-BUILD-004", "vllm-scm-version", Severity.BLOCKS, needs=("project", "variables"))
@@ -85,8 +98,13 @@ def rust(s: Snapshot) -> Verdict:
     if not channel:
         return skip("no vLLM source with Rust parts here")
     cargo = s.compilers.cargo if s.compilers else ""
-    seen = (("rust-toolchain.toml", f"channel {channel}"), ("PATH", cargo or "no cargo"))
-    return ok(*seen) if cargo else warn(*seen, expected=f"cargo of Rust {channel}")
+    seen = [("rust-toolchain.toml", f"channel {channel}"), ("PATH", cargo or "no cargo")]
+    # rustup's cargo fetches the channel that the file names; the distribution's is of one release, and reads no such file.
+    packaged = next((version for name in ("rustc", "cargo") if (version := (s.packages or {}).get(name, ""))), "")
+    old = cargo == "/usr/bin/cargo" and numbers(packaged) and numbers(packaged)[:2] < numbers(channel)[:2]
+    if old:
+        seen.append(("dpkg", f"Rust {packaged}"))
+    return warn(*seen, expected=f"cargo of Rust {channel}") if old or not cargo else ok(*seen)
 
 
 @check("EB-BUILD-006", "build-oom-killed", Severity.BLOCKS, needs=("memory", "variables"))
@@ -94,13 +112,16 @@ def out_of_memory(s: Snapshot) -> Verdict:
     killed = log_lines(s, r"(Killed process|oom-kill).*(cc1plus|cicc|nvcc|ptxas|ninja|fatbinary)")
     if killed:
         return warn(*killed, expected="fewer jobs")
-    jobs = numbers(variable(s, "MAX_JOBS"))
+    given = numbers(variable(s, "MAX_JOBS"))
+    # Without the variable vLLM's setup.py takes one job for each CPU.
+    jobs = given or ((s.cpu.count,) if s.cpu and s.project and s.project.vllm_source else ())
     if not jobs or s.memory is None:
         return ok(("MAX_JOBS", variable(s, "MAX_JOBS") or "not set"))
     threads = numbers(variable(s, "NVCC_THREADS")) or (1,)
     # vLLM's setup.py divides: jobs = MAX_JOBS // NVCC_THREADS.
     needed = max(1, jobs[0] // threads[0]) * _GIB_A_JOB
-    seen = (("MAX_JOBS", f"{jobs[0]}, NVCC_THREADS {threads[0]}"), ("/proc/meminfo", f"MemAvailable {s.memory.available_gib:.0f} GiB"))
+    said = str(jobs[0]) if given else f"not set: {jobs[0]} jobs"
+    seen = (("MAX_JOBS", f"{said}, NVCC_THREADS {threads[0]}"), ("/proc/meminfo", f"MemAvailable {s.memory.available_gib:.0f} GiB"))
     fits = max(1, int(s.memory.available_gib // _GIB_A_JOB))
     if needed > s.memory.available_gib and jobs[0] > fits:
         return warn(*seen, expected=f"{fits} jobs at most", commands=(f"export MAX_JOBS={fits}",))
@@ -153,11 +174,12 @@ def tools_missing(s: Snapshot) -> Verdict:
 @check("EB-BUILD-010", "compiler-variable-wrong", Severity.BLOCKS, needs=("compilers",))
 def compiler_variable(s: Snapshot) -> Verdict:
     lost = [entry.partition("=") for entry in (s.compilers.lost_programs if s.compilers else ()) if not entry.startswith("TRITON_")]
-    return (
-        fail(*((name, f"{path}: not there") for name, _, path in lost), expected="a compiler that is there")
-        if lost
-        else ok("CC, CXX and CUDACXX, where set, lead somewhere")
-    )
+    seen = [(name, f"{path}: not there") for name, _, path in lost]
+    closed = [name for name in (s.compilers.not_executable if s.compilers else ()) if not name.startswith("TRITON_")]
+    seen += [(name, f"{variable(s, name)}: not executable") for name in closed]
+    if not seen:
+        return ok("CC, CXX and CUDACXX, where set, lead somewhere")
+    return fail(*seen, expected="a compiler that is there", commands=(f"unset {' '.join(name for name, _ in seen)}",))
 
 
 @check("EB-BUILD-011", "cpu-quota-and-jobs", Severity.SLOW, needs=("cpu", "variables"))

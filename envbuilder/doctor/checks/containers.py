@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import driver_in_use, gpus_on_bus, numbers, on_spark, variable
+from envbuilder.doctor.checks.common import driver_in_use, gpus_on_bus, numbers, on_spark, variable, wants_gpu
+from envbuilder.doctor.commands import quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -66,13 +67,17 @@ def runtime_missing(s: Snapshot) -> Verdict:
     return warn(*seen, expected="the runtime nvidia, or a CDI spec")
 
 
-@check("EB-CTR-005", "cdi-spec-stale", Severity.BLOCKS, needs=("containers", "driver"))
+@check("EB-CTR-005", "cdi-spec-stale", Severity.BLOCKS, needs=("containers", "driver"), after=("EB-DRV-006",))
 def cdi_stale(s: Snapshot) -> Verdict:
     engines, loaded = _engines(s), driver_in_use(s)
     if not engines.cdi_driver_versions or not loaded or _inside(s):
         return skip("no CDI spec that names a driver's libraries")
     seen = ((", ".join(engines.cdi_specs), f"driver {', '.join(engines.cdi_driver_versions)}"), ("/sys/module/nvidia/version", loaded))
-    return ok(*seen) if loaded in engines.cdi_driver_versions else warn(*seen, expected="one version")
+    if loaded in engines.cdi_driver_versions:
+        return ok(*seen)
+    # Written anew where it lies: of two places the other one's would go on to be used.
+    commands = tuple(f"sudo nvidia-ctk cdi generate --output={quoted(spec)}" for spec in engines.cdi_specs)
+    return warn(*seen, expected="one version", commands=commands)
 
 
 @check("EB-CTR-006", "container-toolkit-1.19.1", Severity.BLOCKS, needs=("containers",))
@@ -81,9 +86,9 @@ def toolkit_regression(s: Snapshot) -> Verdict:
     if not version:
         return skip("NVIDIA's container toolkit is not installed")
     seen = ("dpkg", f"nvidia-container-toolkit {version}")
-    if version == "1.19.1":
+    if version == "1.19.1" and on_spark(s):
         return warn(seen, expected="1.19.0, which DGX OS ships")
-    return info(seen, note="CUDA in containers failed with it on single machines.") if version == "1.20.0" else ok(seen)
+    return info(seen, note="CUDA in containers failed with it on single machines.") if version in {"1.19.1", "1.20.0"} else ok(seen)
 
 
 @check("EB-CTR-007", "container-toolkit-missing", Severity.INFO, needs=("containers", "pci", "packages", "host"))
@@ -103,8 +108,8 @@ def daemon_json(s: Snapshot) -> Verdict:
 
 @check("EB-CTR-009", "container-without-gpu", Severity.BLOCKS, needs=("host", "pci", "driver"))
 def container_without_gpu(s: Snapshot) -> Verdict:
-    if not _inside(s) or not (gpus_on_bus(s) or on_spark(s)):
-        return skip("not in a container on a machine with an NVIDIA GPU")
+    if not _inside(s) or not (gpus_on_bus(s) or on_spark(s)) or not wants_gpu(s):
+        return skip("not in a container that wants the NVIDIA GPU of its machine")
     nodes = [node for node in (s.driver.nodes if s.driver else ()) if re.fullmatch(r"/dev/nvidia\d+|/dev/dxg", node)]
     visible = variable(s, "NVIDIA_VISIBLE_DEVICES")
     seen = (("/dev", ", ".join(nodes) or "no nvidia0"), ("NVIDIA_VISIBLE_DEVICES", visible or "not set"))

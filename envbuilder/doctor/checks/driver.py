@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import driver_in_use, gpus, gpus_on_bus, log_lines, numbers, on_spark
+from envbuilder.doctor.checks.common import driver_in_use, gpus, gpus_on_bus, log_lines, numbers, on_spark, wants_gpu
+from envbuilder.doctor.commands import a_toolkit
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
 
@@ -17,6 +18,9 @@ _GSP = r"GSP RM|GSP firmware|RPC response from GPU\d+ GSP|_kgspBootGspRm|GSP_INI
 _NVSWITCH = {"0x1ac2", "0x1af1", "0x22a3", "0x2901"}  # Volta's to Blackwell's
 _DRIVER_PACKAGE = re.compile(r"nvidia-(?:driver|dkms|kernel-(?:source|open)|headless)(?:-no-dkms)?-\d+|libnvidia-compute-\d+")
 _NEEDED = ("driver",)
+# Why a driver that is installed is not loaded.
+_NOT_LOADED = ("EB-DRV-012", "EB-DRV-009", "EB-DRV-003", "EB-DRV-004", "EB-DRV-005")
+_INSTALL = ("sudo apt update && sudo apt install nvidia-driver-580-open", "sudo reboot")  # on a GB10
 
 
 def _driver(s: Snapshot) -> Driver:
@@ -45,11 +49,10 @@ def driver_missing(s: Snapshot) -> Verdict:
     if driver.loaded or driver.libraries or _has_packages(s):
         return ok(("driver", driver.loaded or "installed"))
     seen = ("/sys/bus/pci", f"{gpus_on_bus(s)[0].address} is 10de:{gpus_on_bus(s)[0].device[2:]}"), ("/proc/driver/nvidia", "not there")
-    commands = ("sudo apt install nvidia-driver-580-open",) if on_spark(s) else None
-    return fail(*seen, expected="the kernel module nvidia, and libcuda.so.1", commands=commands)
+    return fail(*seen, expected="the kernel module nvidia, and libcuda.so.1", commands=_INSTALL if on_spark(s) else None)
 
 
-@check("EB-DRV-003", "driver-not-built-for-kernel", Severity.BLOCKS, needs=("driver", "pci", "host"))
+@check("EB-DRV-003", "driver-not-built-for-kernel", Severity.BLOCKS, needs=("driver", "pci", "host"), after=("EB-MACH-005",))
 def not_built_for_kernel(s: Snapshot) -> Verdict:
     if reason := _own_system(s):
         return skip(reason)
@@ -57,7 +60,18 @@ def not_built_for_kernel(s: Snapshot) -> Verdict:
     kernel = s.host.kernel if s.host else ""
     if driver.loaded or driver.module_for_kernel is not False or not (driver.libraries or _has_packages(s)):
         return ok(("kernel module", driver.loaded or "there"))
-    return fail((f"/lib/modules/{kernel}/modules.dep", "no nvidia.ko"), expected="a module built for this kernel")
+    return fail(
+        (f"/lib/modules/{kernel}/modules.dep", "no nvidia.ko"), expected="a module built for this kernel", commands=_module_commands(s)
+    )
+
+
+def _module_commands(s: Snapshot) -> tuple[str, ...] | None:
+    """Return how the installed driver's module for the running kernel comes: built by DKMS, or as Ubuntu's package of the same flavour."""
+    names = tuple(s.packages or {})
+    if any(name.startswith("nvidia-dkms-") for name in names):
+        return ('sudo apt install "linux-headers-$(uname -r)"', "sudo dkms autoinstall && sudo reboot")
+    flavours = [match[1] for name in names if (match := re.fullmatch(r"nvidia-driver-(\d+(?:-server)?(?:-open)?)", name))]
+    return (f'sudo apt install "linux-modules-nvidia-{flavours[0]}-$(uname -r)"', "sudo reboot") if flavours else None
 
 
 @check("EB-DRV-004", "driver-refused-by-secure-boot", Severity.BLOCKS, needs=("driver", "pci", "host"))
@@ -70,7 +84,13 @@ def refused_by_secure_boot(s: Snapshot) -> Verdict:
     return fail(*seen, expected="a signed module, or its key enrolled")
 
 
-@check("EB-DRV-005", "nouveau-in-the-way", Severity.BLOCKS, needs=("driver", "pci"))
+@check(
+    "EB-DRV-005",
+    "nouveau-in-the-way",
+    Severity.BLOCKS,
+    needs=("driver", "pci"),
+    after=("EB-DRV-001", "EB-DRV-003", "EB-DRV-004"),  # nouveau takes a GPU that nobody else took
+)
 def nouveau(s: Snapshot) -> Verdict:
     if reason := _own_system(s):
         return skip(reason)
@@ -80,7 +100,13 @@ def nouveau(s: Snapshot) -> Verdict:
     return ok(("/proc/modules", ", ".join(driver.modules) or "no GPU module"))
 
 
-@check("EB-DRV-002", "driver-module-not-loaded", Severity.BLOCKS, needs=("driver", "pci"), after=("EB-DRV-003", "EB-DRV-004", "EB-DRV-005"))
+@check(
+    "EB-DRV-002",
+    "driver-module-not-loaded",
+    Severity.BLOCKS,
+    needs=("driver", "pci"),
+    after=("EB-MACH-005", *_NOT_LOADED, "EB-MACH-002", "EB-MACH-007"),
+)
 def module_not_loaded(s: Snapshot) -> Verdict:
     if reason := _own_system(s):
         return skip(reason)
@@ -119,7 +145,8 @@ def gsp_driver_torn(s: Snapshot) -> Verdict:
     if driver.firmware_dirs and driver.loaded not in driver.firmware_dirs:
         seen.append(("/lib/firmware/nvidia", f"{', '.join(driver.firmware_dirs)}; the module is {driver.loaded}"))
     if other or (seen and not gpus(s)):
-        return fail(*seen, expected=f"GSP firmware {driver.loaded}, and a GPU that answers")
+        elsewhere = None if on_spark(s) else ("sudo apt update && sudo apt full-upgrade", "sudo reboot")
+        return fail(*seen, expected=f"GSP firmware {driver.loaded}, and a GPU that answers", commands=elsewhere)
     return ok(("GPU firmware", ", ".join(driver.gpu_firmware) or "not told"))
 
 
@@ -128,7 +155,18 @@ def gsp_driver_torn(s: Snapshot) -> Verdict:
     "nvml-no-devices",
     Severity.BLOCKS,
     needs=("nvml", "pci"),
-    after=("EB-DRV-007", "EB-DRV-006", "EB-DRV-002", "EB-DRV-001", "EB-MACH-002", "EB-CTR-009"),
+    after=(
+        "EB-DRV-009",
+        "EB-DRV-014",
+        "EB-DRV-007",
+        "EB-DRV-006",
+        "EB-DRV-002",
+        "EB-DRV-001",
+        "EB-MACH-002",
+        "EB-CTR-009",
+        "EB-MACH-010",
+        "EB-DRV-018",
+    ),
 )
 def nvml_no_devices(s: Snapshot) -> Verdict:
     if s.nvml is None or not gpus_on_bus(s):
@@ -138,13 +176,15 @@ def nvml_no_devices(s: Snapshot) -> Verdict:
     return ok(("NVML", f"{len(gpus(s))} devices")) if s.nvml.status == "ok" else skip(f"NVML: {s.nvml.status}")
 
 
-@check("EB-DRV-009", "driver-too-old-for-gb10", Severity.BLOCKS)
+@check("EB-DRV-009", "driver-too-old-for-gb10", Severity.BLOCKS, after=("EB-DRV-012",))
 def driver_too_old(s: Snapshot) -> Verdict:
-    version = driver_in_use(s)
-    if not on_spark(s) or not version:
+    # A module that does not know the GPU may not be loaded at all: then its libraries tell.
+    own = () if s.driver is None or _own_system(s) else s.driver.libraries
+    installed = [library for library in own if library.version and "/compat" not in library.path]
+    seen = ("driver", driver_in_use(s)) if driver_in_use(s) or not installed else (installed[0].path, installed[0].version)
+    if not on_spark(s) or not seen[1]:
         return skip("not a GB10 machine with a driver")
-    seen = ("driver", version)
-    return ok(seen) if numbers(version) >= (580,) else fail(seen, expected="580.95.05 or a later 580")
+    return ok(seen) if numbers(seen[1]) >= (580,) else fail(seen, expected="580.95.05 or a later 580", commands=_INSTALL)
 
 
 @check("EB-DRV-010", "driver-branch-unsupported", Severity.BLOCKS)
@@ -166,17 +206,24 @@ def driver_159(s: Snapshot) -> Verdict:
 
 @check("EB-DRV-012", "driver-wrong-packages", Severity.BLOCKS, needs=("packages",))
 def wrong_packages(s: Snapshot) -> Verdict:
-    if not on_spark(s):
-        return skip("not a GB10 machine")
+    if not on_spark(s) or (s.host and s.host.container):
+        return skip("not a GB10 machine's own system")
     wrong = [
-        f"{name} {version}"
+        (name, version)
         for name, version in (s.packages or {}).items()
         if re.match(
             r"nvidia-(driver|dkms|kernel|headless)[a-z-]*-\d+-server|nvidia-fabricmanager|libnvidia-nscq|nvidia-imex|nvswitch", name
         )
         or re.fullmatch(r"nvidia-driver-\d+", name)
     ]
-    return warn(("dpkg", ", ".join(wrong[:4])), expected="nvidia-driver-580-open alone") if wrong else ok("only packages that fit")
+    if not wrong:
+        return ok("only packages that fit")
+    # In one step, for between two the machine would have no driver: a name with a minus after it is removed.
+    away = " ".join(f"{name}-" for name, _ in wrong)
+    commands = (f"sudo apt update && sudo apt install nvidia-driver-580-open {away}", "sudo reboot")
+    dead = s.driver is not None and not s.driver.loaded
+    seen = ("dpkg", ", ".join(f"{name} {version}" for name, version in wrong[:4]))
+    return (fail if dead else warn)(seen, expected="nvidia-driver-580-open alone", commands=commands)
 
 
 @check("EB-DRV-013", "driver-run-installer", Severity.BLOCKS, needs=("driver", "packages"))
@@ -185,17 +232,23 @@ def run_installer(s: Snapshot) -> Verdict:
     if not driver.run_installer:
         return ok("not installed with a .run file")
     if on_spark(s) or _has_packages(s):
-        return warn(("/var/log/nvidia-installer.log", "there"), expected="the distribution's packages alone")
+        names = sorted(name for name in s.packages or {} if re.fullmatch(r"nvidia-driver-\d+(-server)?(-open)?", name))
+        again = names[0] if names else "nvidia-driver-580-open"
+        return warn(
+            ("/var/log/nvidia-installer.log", "there"),
+            expected="the distribution's packages alone",
+            commands=("sudo nvidia-uninstall", f"sudo apt install --reinstall {again}"),
+        )
     return skip("the .run file's driver is the only one")
 
 
-@check("EB-DRV-014", "driver-not-open", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-DRV-014", "driver-not-open", Severity.BLOCKS, needs=_NEEDED, after=("EB-DRV-012", "EB-DRV-009"))
 def driver_not_open(s: Snapshot) -> Verdict:
     driver = _driver(s)
     if not on_spark(s) or not driver.flavour:
         return skip("not a GB10 machine with a loaded driver")
     seen = ("/proc/driver/nvidia/version", f"{driver.flavour} kernel module {driver.loaded}")
-    return ok(seen) if driver.flavour == "open" else fail(seen, expected="the open kernel module")
+    return ok(seen) if driver.flavour == "open" else fail(seen, expected="the open kernel module", commands=_INSTALL)
 
 
 @check("EB-DRV-015", "nvidia-uvm-missing", Severity.BLOCKS, needs=_NEEDED, after=("EB-CTR-009",))
@@ -227,15 +280,23 @@ def nodes_denied(s: Snapshot) -> Verdict:
 @check("EB-DRV-017", "libcuda-missing", Severity.BLOCKS, needs=_NEEDED, after=("EB-DRV-001", "EB-CTR-009", "EB-CTR-015"))
 def libcuda_missing(s: Snapshot) -> Verdict:
     driver = _driver(s)
-    if not (driver.loaded or "/dev/nvidiactl" in driver.nodes):
-        return skip("no driver is loaded")
+    if not (driver.loaded or "/dev/nvidiactl" in driver.nodes) or s.machine == "jetson":
+        return skip("no driver is loaded, or a Jetson's, which keeps its libraries elsewhere")
+    if s.host and s.host.container and not wants_gpu(s):
+        return skip("in a container for the CPU: it was given nothing of the driver, and needs nothing")
     found = [library.path for library in driver.libraries if "/libcuda.so" in library.path]
-    return (
-        ok((found[0], "there")) if found else fail(("library folders", "no libcuda.so.1"), expected="libcuda.so.1 beside libnvidia-ml.so.1")
+    if found:
+        return ok((found[0], "there"))
+    branch = numbers(driver.loaded)[:1]
+    on_host = not (s.host and s.host.container) and _has_packages(s) and branch
+    return fail(
+        ("library folders", "no libcuda.so.1"),
+        expected="libcuda.so.1 beside libnvidia-ml.so.1",
+        commands=(f"sudo apt install --reinstall libnvidia-compute-{branch[0]}",) if on_host else None,
     )
 
 
-@check("EB-DRV-018", "xid-errors", Severity.BLOCKS, needs=("kernel_log",), after=("EB-DRV-007",))
+@check("EB-DRV-018", "xid-errors", Severity.BLOCKS, needs=("kernel_log",), after=("EB-MACH-007", "EB-DRV-007", "EB-MACH-010"))
 def xid_errors(s: Snapshot) -> Verdict:
     lines = log_lines(s, r"\bXid\b.*: \d+", most=200)
     # 79: fallen off the bus; 48, 94, 95: memory errors; 62, 119, 120, 154: the GPU's own processors and its recovery.
@@ -328,7 +389,7 @@ def memory_na(s: Snapshot) -> Verdict:
     return ok(("NVML", "every GPU tells its memory")) if gpus(s) else skip("no GPU answers")
 
 
-@check("EB-DRV-028", "nvml-hangs", Severity.BLOCKS, needs=("nvml",), after=("EB-DRV-007",))
+@check("EB-DRV-028", "nvml-hangs", Severity.BLOCKS, needs=("nvml",), after=("EB-DRV-007", "EB-MACH-002", "EB-MACH-010", "EB-DRV-018"))
 def nvml_hangs(s: Snapshot) -> Verdict:
     if s.nvml and s.nvml.status == "timeout":
         return fail(("NVML", s.nvml.error), expected="an answer in milliseconds")
@@ -340,7 +401,22 @@ def nvml_hangs(s: Snapshot) -> Verdict:
     "nvml-error",
     Severity.BLOCKS,
     needs=("nvml",),
-    after=("EB-DRV-006", "EB-DRV-002", "EB-DRV-001", "EB-DRV-007", "EB-CTR-009", "EB-CTR-010", "EB-DRV-016"),
+    after=(
+        "EB-DRV-009",
+        "EB-DRV-014",
+        "EB-DRV-006",
+        "EB-DRV-002",
+        "EB-DRV-001",
+        "EB-DRV-007",
+        "EB-CTR-009",
+        "EB-CTR-010",
+        "EB-DRV-016",
+        "EB-MACH-002",
+        "EB-MACH-007",
+        "EB-MACH-019",
+        "EB-MACH-010",
+        "EB-DRV-018",
+    ),
 )
 def nvml_error(s: Snapshot) -> Verdict:
     if s.nvml is None or s.nvml.status != "error":
@@ -351,7 +427,7 @@ def nvml_error(s: Snapshot) -> Verdict:
     return fail(("NVML", s.nvml.error), expected="an answer")
 
 
-@check("EB-DRV-030", "cuda-driver-too-old", Severity.BLOCKS, needs=("nvml", "environment"))
+@check("EB-DRV-030", "cuda-driver-too-old", Severity.BLOCKS, needs=("nvml", "environment"), after=("EB-DRV-009",))
 def driver_older_than_torch(s: Snapshot) -> Verdict:
     torch = s.environment.torch if s.environment else None
     if s.nvml is None or not s.nvml.cuda or torch is None or not torch.cuda:
@@ -362,15 +438,29 @@ def driver_older_than_torch(s: Snapshot) -> Verdict:
     return ok(*seen)
 
 
-@check("EB-DRV-031", "cuda-ptx-newer-than-driver", Severity.BLOCKS, needs=("nvml", "toolkits"))
+def _same_major(kits: list[tuple[str, str]], cuda: str) -> bool:
+    return all(numbers(release.removeprefix("CUDA "))[:1] == numbers(cuda)[:1] for _, release in kits)
+
+
+@check(
+    "EB-DRV-031",
+    "cuda-ptx-newer-than-driver",
+    Severity.BLOCKS,
+    needs=("nvml", "toolkits"),
+    after=("EB-DRV-009", "EB-DRV-030", "EB-CUDA-001"),
+)
 def ptx_newer_than_driver(s: Snapshot) -> Verdict:
     if s.nvml is None or not s.nvml.cuda:
         return skip("no driver answers")
     driver = ("NVML", f"the driver's CUDA is {s.nvml.cuda}")
     used = [kit for kit in s.toolkits or () if kit.nvcc and kit.release and set(kit.found_by) & {"PATH", "CUDA_HOME"}]
     newer = [(f"{kit.path}/bin/nvcc", f"CUDA {kit.release}") for kit in used if numbers(kit.release) > numbers(s.nvml.cuda)]
+    # Within a major, what is compiled for this very GPU runs; images are made so, and off a GB10 nobody reported more.
+    if newer and (not on_spark(s) or (s.host and s.host.container)) and _same_major(newer, s.nvml.cuda):
+        return info(*newer, driver, note="Kernels kept as PTX alone would not start.")
     if newer:
-        return warn(*newer, driver, expected=f"CUDA {s.nvml.cuda} or older")
+        commands = a_toolkit(s, most=numbers(s.nvml.cuda)[:2])
+        return warn(*newer, driver, expected=f"CUDA {s.nvml.cuda} or older", commands=commands)
     torch = s.environment.torch if s.environment else None
     if torch and numbers(torch.cuda) > numbers(s.nvml.cuda):
         # Within a major, machine code runs on older drivers, and torch's wheels hold machine code.

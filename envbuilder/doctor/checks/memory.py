@@ -83,7 +83,8 @@ def less_than_desired(s: Snapshot) -> Verdict:
         return ok(seen)
     limit = max(0.05, share - 0.03)
     flag = f"vllm serve MODEL --gpu-memory-utilization {limit:.2f}"
-    if share < 0.5 and not serving(s):
+    # A container sees neither the host's processes nor other containers': who holds the memory is not to be told from here.
+    if share < 0.5 and not serving(s) and not (s.host and s.host.container):
         return warn(seen, expected="most of it, when nothing runs", commands=("ps aux --sort=-rss | head", flag))
     return info(seen, note=f"A server started now gets at most --gpu-memory-utilization {limit:.2f}.", commands=(flag,))
 

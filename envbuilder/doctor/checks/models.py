@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, pin_of, variable, vllm, within
+from envbuilder.doctor.commands import backend, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -20,10 +21,6 @@ def _gemma4(s: Snapshot) -> list[Checkpoint]:
     return [model for model in s.checkpoints or () if model.model_type.startswith("gemma4")]
 
 
-def _install(s: Snapshot, requirement: str) -> tuple[str, ...]:
-    return (f"uv pip install --python {s.environment.path if s.environment else ''}/bin/python '{requirement}'",)
-
-
 @check("EB-TF-001", "tf-gemma4-unified-unknown", Severity.BLOCKS, needs=_NEEDED)
 def gemma4_unknown(s: Snapshot) -> Verdict:
     entry, env = dist(s, "transformers"), s.environment
@@ -33,7 +30,7 @@ def gemma4_unknown(s: Snapshot) -> Verdict:
     if _GEMMA4 in env.model_types:
         return ok(*seen)
     models = [model.name for model in _gemma4(s) if model.model_type == _GEMMA4]
-    fix = _install(s, "transformers>=5.10.1,<5.15")
+    fix = install(s, "transformers>=5.10.1,<5.15")
     if models:
         return fail(*seen, ("model", models[0]), expected="transformers 5.10.1 or newer", commands=fix)
     server = vllm(s)
@@ -65,7 +62,7 @@ def per_layer(s: Snapshot) -> Verdict:
     seen = (dist_seen(entry), dist_seen(server))
     if not (within(entry.version, ">=5.15") and within(server.version, ">=0.23,<0.28")):
         return ok(*seen)
-    fix = _install(s, "transformers>=5.10.1,<5.15")
+    fix = install(s, "transformers>=5.10.1,<5.15")
     return (fail if for_spark(s) or _gemma4(s) else warn)(*seen, expected="transformers >=5.10.1,<5.15", commands=fix)
 
 
@@ -86,7 +83,7 @@ def tokenizers_window(s: Snapshot) -> Verdict:
         dist_seen(entry),
         *(dist_seen(other) for other, _ in wrong),
         expected=f"{first.name}{pin}",
-        commands=_install(s, f"{first.name}{pin}"),
+        commands=install(s, f"{first.name}{pin}"),
     )
 
 
@@ -119,14 +116,14 @@ def not_vllms(s: Snapshot) -> Verdict:
         return skip("no vLLM that names its transformers")
     seen = (dist_seen(server), dist_seen(entry))
     return (
-        ok(*seen) if within(entry.version, pin) else fail(*seen, expected=f"transformers{pin}", commands=_install(s, f"transformers{pin}"))
+        ok(*seen) if within(entry.version, pin) else fail(*seen, expected=f"transformers{pin}", commands=install(s, f"transformers{pin}"))
     )
 
 
 only_in_logs("EB-TF-006", "tf-auto-multimodal-empty", Severity.BLOCKS)
 
 
-@check("EB-LLMC-001", "llmc-transformers-cap", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-LLMC-001", "llmc-transformers-cap", Severity.BLOCKS, needs=_NEEDED, after=("EB-LLMC-003",))
 def compressor_old(s: Snapshot) -> Verdict:
     entry = dist(s, "llmcompressor")
     if entry is None:
@@ -137,7 +134,9 @@ def compressor_old(s: Snapshot) -> Verdict:
         return ok(*seen)
     beyond = transformers is not None and within(transformers.version, ">4.57.6")
     return (fail if beyond or _gemma4(s) else info)(
-        *seen, expected="llmcompressor 0.12 or newer for Gemma 4 and transformers 5", commands=_install(s, "llmcompressor>=0.12")
+        *seen,
+        expected="llmcompressor 0.12 or newer for Gemma 4 and transformers 5",
+        commands=install(s, "llmcompressor>=0.12", options=backend(s).strip()),
     )
 
 
@@ -149,10 +148,12 @@ def compressor_exact(s: Snapshot) -> Verdict:
     seen = (dist_seen(entry), dist_seen(transformers))
     if within(transformers.version, "==5.10.1"):
         return ok(*seen)
+    if within(transformers.version, ">=5.9,<5.10.1") and not _gemma4(s):
+        return info(*seen, note="Allowed; it knows no gemma4_unified.")
     return fail(
         *seen,
         expected="transformers 5.10.1: no newer is allowed, no older knows gemma4_unified",
-        commands=_install(s, "transformers==5.10.1"),
+        commands=install(s, "transformers==5.10.1"),
     )
 
 
@@ -170,12 +171,26 @@ def compressed_tensors(s: Snapshot) -> Verdict:
     )
 
 
-@check("EB-CKPT-001", "safetensors-header-eof", Severity.BLOCKS, needs=("checkpoints",))
+@check("EB-CKPT-001", "safetensors-header-eof", Severity.BLOCKS, needs=("checkpoints",), after=("EB-MACH-016",))
 def broken_files(s: Snapshot) -> Verdict:
-    broken = [(f"model {model.name}", reason) for model in s.checkpoints or () for reason in model.broken]
     if not s.checkpoints:
         return skip("no models on this machine")
-    return fail(*broken[:4], expected="whole files") if broken else ok(f"{len(s.checkpoints)} models, all files whole")
+    broken = [(f"model {model.name}", reason) for model in s.checkpoints for reason in model.broken if not model.downloading]
+    if broken:
+        names = dict.fromkeys(model.name for model in s.checkpoints if model.broken and not model.downloading and "/" in model.name)
+        return fail(
+            *broken[:4], expected="whole files", commands=tuple(f"{_hf(s)} download {quoted(name)} --force-download" for name in names)
+        )
+    under_way = [model.name for model in s.checkpoints if model.broken]
+    if under_way:
+        return info(("model", ", ".join(under_way[:3])), note="It is being downloaded now: what is not there yet comes.")
+    return ok(f"{len(s.checkpoints)} models, all files whole")
+
+
+def _hf(s: Snapshot) -> str:
+    """Return the hub's program: the environment's (0.34 and later have one of this name), else uv's own copy of it."""
+    has_it = s.environment is not None and (hub := dist(s, "huggingface-hub")) is not None and within(hub.version, ">=0.34")
+    return f"{quoted(s.environment.path)}/bin/hf" if has_it and s.environment else "uv tool run --from huggingface-hub hf"
 
 
 @check("EB-CKPT-002", "hf-gated", Severity.INFO, needs=("variables",))
@@ -183,7 +198,11 @@ def gated(s: Snapshot) -> Verdict:
     value = variable(s, "HF_TOKEN") or variable(s, "HUGGING_FACE_HUB_TOKEN")
     if value:
         return ok(("HF_TOKEN", value))
-    return info(("environment", "no token for the hub, in a variable or a file"), note="It matters for models behind a licence.")
+    return info(
+        ("environment", "no token for the hub, in a variable or a file"),
+        note="It matters for models behind a licence.",
+        commands=(f"{_hf(s)} auth login",),
+    )
 
 
 @check("EB-CKPT-003", "hf-offline-without-model", Severity.INFO, needs=("variables", "checkpoints"))

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, installed, numbers, pin_of, wants_gpu, within
+from envbuilder.doctor.commands import backend, install, reinstall, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
 
@@ -30,11 +31,17 @@ _UNSUFFIXED_13 = frozenset(
 )
 
 
-def _both(s: Snapshot, first: str, second: str, *, expected: str, grave: bool = False) -> Verdict:
+def _both(s: Snapshot, first: str, second: str, *, expected: str, grave: bool = False, commands: tuple[str, ...] | None = None) -> Verdict:
     one, other = dist(s, first), dist(s, second)
     if one and other:
-        return (fail if grave else warn)(dist_seen(one), dist_seen(other), expected=expected)
+        return (fail if grave else warn)(dist_seen(one), dist_seen(other), expected=expected, commands=commands)
     return ok(f"not both {first} and {second}")
+
+
+def _instead(s: Snapshot, gone: tuple[str, ...], kept: str) -> tuple[str, ...]:
+    """Take out what shares files with `kept`, then bring those of `kept` back in the version that is there."""
+    entry = dist(s, kept)
+    return (*uninstall(s, *gone), *(reinstall(s, entry) if entry else ()))
 
 
 def _torch_major(s: Snapshot) -> int:
@@ -49,7 +56,7 @@ def two_cuda_majors(s: Snapshot) -> Verdict:
         if match := re.fullmatch(r"(nvidia-[a-z-]+)-cu(\d\d)", name):
             majors.setdefault(match[1], {})[match[2]] = f"{name} {entry.version}"
         elif name in _UNSUFFIXED_13:
-            majors.setdefault(name, {})[f"{numbers(entry.version)[:1]}"] = f"{name} {entry.version}"
+            majors.setdefault(name, {})[".".join(map(str, numbers(entry.version)[:1]))] = f"{name} {entry.version}"
     mixed = [versions for versions in majors.values() if len(versions) > 1]
     if mixed:
         return fail(
@@ -64,10 +71,17 @@ def nixl(s: Snapshot) -> Verdict:
     entry = dist(s, "nixl-cu12")
     if entry is None or _torch_major(s) != 13:
         return ok("nixl fits torch's CUDA")
-    return warn(dist_seen(entry), ("torch/version.py", "cuda 13"), expected="nixl-cu13")
+    commands = (*uninstall(s, "nixl-cu12"), *install(s, "nixl-cu13", options=backend(s).strip()))
+    return warn(dist_seen(entry), ("torch/version.py", "cuda 13"), expected="nixl-cu13", commands=commands)
 
 
-@check("EB-PKG-003", "cu12-wheel-on-cuda13", Severity.BLOCKS, needs=_NEEDED, after=("EB-PKG-001",))
+@check(
+    "EB-PKG-003",
+    "cu12-wheel-on-cuda13",
+    Severity.BLOCKS,
+    needs=_NEEDED,
+    after=("EB-PKG-001", "EB-TORCH-009", "EB-TORCH-004", "EB-TORCH-003", "EB-TORCH-010"),
+)
 def cu12_wheels(s: Snapshot) -> Verdict:
     major = _torch_major(s)
     if not major:
@@ -84,7 +98,8 @@ def cu12_wheels(s: Snapshot) -> Verdict:
 
 @check("EB-PKG-004", "onnxruntime-shadows-gpu", Severity.SLOW, needs=_NEEDED)
 def onnxruntime(s: Snapshot) -> Verdict:
-    return _both(s, "onnxruntime", "onnxruntime-gpu", expected="one of the two")
+    commands = _instead(s, ("onnxruntime",), "onnxruntime-gpu")
+    return _both(s, "onnxruntime", "onnxruntime-gpu", expected="one of the two", commands=commands)
 
 
 @check("EB-PKG-005", "opencv-twice", Severity.INFO, needs=_NEEDED)
@@ -95,7 +110,8 @@ def opencv(s: Snapshot) -> Verdict:
 
 @check("EB-PKG-006", "flashinfer-old-name", Severity.WRONG_RESULT, needs=_NEEDED)
 def flashinfer_names(s: Snapshot) -> Verdict:
-    return _both(s, "flashinfer", "flashinfer-python", expected="flashinfer-python alone")
+    commands = _instead(s, ("flashinfer",), "flashinfer-python")
+    return _both(s, "flashinfer", "flashinfer-python", expected="flashinfer-python alone", commands=commands)
 
 
 @check("EB-PKG-007", "vllm-twice", Severity.WRONG_RESULT, needs=_NEEDED)
@@ -105,7 +121,12 @@ def vllm_twice(s: Snapshot) -> Verdict:
 
 @check("EB-PKG-008", "triton-twice", Severity.WRONG_RESULT, needs=_NEEDED)
 def triton_twice(s: Snapshot) -> Verdict:
-    return _both(s, "triton", "pytorch-triton", expected="the one that torch requires")
+    # A nightly torch asks for the one, a release for the other.
+    asked = "pytorch-triton" if pin_of(dist(s, "torch"), "pytorch-triton") else "triton"
+    entry = dist(s, asked)
+    wanted = install(s, f"{asked}=={entry.version}", options=backend(s).strip()) if entry else ()
+    commands = (*uninstall(s, "triton", "pytorch-triton"), *wanted)
+    return _both(s, "triton", "pytorch-triton", expected="the one that torch requires", commands=commands)
 
 
 @check("EB-PKG-009", "pynvml-shadows", Severity.WRONG_RESULT, needs=_NEEDED)
@@ -113,7 +134,7 @@ def pynvml(s: Snapshot) -> Verdict:
     old, new = dist(s, "pynvml"), dist(s, "nvidia-ml-py")
     # From 12 on, pynvml holds no module of that name any more and only depends on the other.
     if old and new and within(old.version, "<12"):
-        return warn(dist_seen(old), dist_seen(new), expected="nvidia-ml-py alone")
+        return warn(dist_seen(old), dist_seen(new), expected="nvidia-ml-py alone", commands=_instead(s, ("pynvml",), "nvidia-ml-py"))
     return ok("one module named pynvml")
 
 
@@ -134,17 +155,24 @@ def numba_numpy(s: Snapshot) -> Verdict:
         return skip("not both numba and numpy")
     if within(numpy.version, window):
         return ok(dist_seen(numba), dist_seen(numpy))
-    return fail(dist_seen(numba), dist_seen(numpy), expected=f"numpy{window}", commands=_install(s, f"numpy{window}"))
+    return fail(dist_seen(numba), dist_seen(numpy), expected=f"numpy{window}", commands=install(s, f"numpy{window}"))
 
 
-@check("EB-PKG-012", "flash-attn-without-kernels", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-PKG-012", "flash-attn-without-kernels", Severity.BLOCKS, needs=_NEEDED, after=("EB-ENV-008",))
 def flash_attn(s: Snapshot) -> Verdict:
     entry = dist(s, "flash-attn")
     if entry is None or not wants_gpu(s):
         return skip("flash-attn is not installed")
-    if entry.tags and not entry.missing_files:
+    if not all(tag.endswith("-any") for tag in entry.tags) and not entry.missing_files:
         return ok(dist_seen(entry))
-    return warn(dist_seen(entry), ("WHEEL", "a wheel without compiled code"), expected="flash_attn_2_cuda…so")
+    return warn(
+        dist_seen(entry),
+        ("RECORD", f"not there: {entry.missing_files[0]}")
+        if entry.missing_files
+        else ("WHEEL", ", ".join(entry.tags) or "no tag: not from a wheel"),
+        expected="flash_attn_2_cuda…so",
+        commands=uninstall(s, "flash-attn"),
+    )
 
 
 @check("EB-PKG-013", "vllm-fastapi-0137", Severity.BLOCKS, needs=_NEEDED)
@@ -155,10 +183,10 @@ def fastapi(s: Snapshot) -> Verdict:
     seen = (dist_seen(api), dist_seen(instrumentator), dist_seen(server))
     if within(api.version, "<0.137") or within(server.version, ">=0.26"):
         return ok(*seen)
-    return warn(*seen, expected="fastapi <0.137", commands=_install(s, "fastapi[standard]>=0.115,<0.137"))
+    return warn(*seen, expected="fastapi <0.137", commands=install(s, "fastapi[standard]>=0.115,<0.137"))
 
 
-@check("EB-PKG-014", "xformers-other-torch", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-PKG-014", "xformers-other-torch", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-003", "EB-TORCH-010"))
 def xformers(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "xformers"), dist(s, "torch")
     pin = pin_of(entry, "torch")
@@ -183,9 +211,5 @@ def nvidia_ml_py(s: Snapshot) -> Verdict:
     return (
         ok("nvidia-ml-py is installed")
         if dist(s, "nvidia-ml-py")
-        else fail(dist_seen(server), ("environment", "no nvidia-ml-py"), expected="nvidia-ml-py")
+        else fail(dist_seen(server), ("environment", "no nvidia-ml-py"), expected="nvidia-ml-py", commands=install(s, "nvidia-ml-py"))
     )
-
-
-def _install(s: Snapshot, requirement: str) -> tuple[str, ...]:
-    return (f"uv pip install --python {s.environment.path if s.environment else ''}/bin/python '{requirement}'",)

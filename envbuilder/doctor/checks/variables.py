@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import gpus, on_spark, variable, wants_gpu
+from envbuilder.doctor.commands import quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
 
@@ -32,8 +33,21 @@ def visible_devices(s: Snapshot) -> Verdict:
 
 @check("EB-VAR-002", "stub-libraries-in-path", Severity.BLOCKS, needs=_NEEDED)
 def stubs(s: Snapshot) -> Verdict:
-    found = [folder for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") for folder in variable(s, name).split(":") if "/stubs" in folder]
-    return fail(("LD_LIBRARY_PATH", ":".join(found)), expected="no folder of stubs") if found else ok("no stubs where programs look")
+    found = {
+        name: parts
+        for name in ("LD_LIBRARY_PATH", "LD_PRELOAD")
+        if (parts := [part for part in re.split(r"[:\s]+", variable(s, name)) if "/stubs" in part])
+    }
+    if not found:
+        return ok("no stubs where programs look")
+    seen = [(name, ":".join(parts)) for name, parts in found.items()]
+    return fail(*seen, expected="no folder of stubs", commands=tuple(_without(s, name, parts) for name, parts in found.items()))
+
+
+def _without(s: Snapshot, name: str, parts: list[str]) -> str:
+    """Return the command that takes parts out of a variable and leaves the others."""
+    kept = [part for part in re.split(r"[:\s]+", variable(s, name)) if part and part not in parts]
+    return f"export {name}={':'.join(map(quoted, kept))}" if kept else f"unset {name}"
 
 
 @check("EB-VAR-003", "cuda-compat-in-the-way", Severity.BLOCKS, needs=_NEEDED)
@@ -42,7 +56,10 @@ def compat(s: Snapshot) -> Verdict:
     if not found:
         return ok("no cuda-compat where programs look")
     seen = ("LD_LIBRARY_PATH", ":".join(found))
-    return warn(seen, expected="not set") if on_spark(s) else info(seen, note="Right only where the driver is a data-center one and older.")
+    # NVIDIA's images name the folder always, and fill it only where the driver needs it.
+    if on_spark(s) and not (s.host and s.host.container):
+        return warn(seen, expected="not set", commands=(_without(s, "LD_LIBRARY_PATH", found),))
+    return info(seen, note="Right only where the driver is a data-center one and older.")
 
 
 @check("EB-VAR-004", "cuda-launch-blocking", Severity.SLOW, needs=_NEEDED)

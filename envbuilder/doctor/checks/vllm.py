@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, on_spark, target_of, variable, vllm, wants_gpu, within
+from envbuilder.doctor.commands import align, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check, only_in_logs
 
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
     from envbuilder.facts.model import Snapshot
 
 _NEEDED = ("environment",)
+# Folders of wrappers, and what Kubernetes sets for each service of its own accord (one named vllm: VLLM_SERVICE_HOST and so on).
+_FROM_OUTSIDE = re.compile(r"_SRC_DIR$|_SERVICE_(?:HOST|PORT)|_PORT_\d+_(?:TCP|UDP)")
 _SPARSE = frozenset({"deepseek_v32", "glm_moe_dsa"})  # models whose attention picks its keys with a top-k of 512 to 2048
+
+
+def _program(s: Snapshot) -> str:
+    return f"{quoted(s.environment.path)}/bin/vllm" if s.environment else "vllm"
 
 
 def _wants_gemma4(s: Snapshot) -> list[str]:
@@ -47,8 +54,8 @@ def attention_ignored(s: Snapshot) -> Verdict:
     if server is None:
         return skip("no vLLM in the environment")
     seen = (("VLLM_ATTENTION_BACKEND", value or "not set"), dist_seen(server))
-    if value and within(server.version, ">=0.15"):
-        return warn(*seen, expected="the flag instead", commands=(f"vllm serve MODEL --attention-backend {value}",))
+    if value and within(server.version, ">=0.16"):
+        return warn(*seen, expected="the flag instead", commands=(f"{_program(s)} serve MODEL --attention-backend {quoted(value)}",))
     return ok(*seen)
 
 
@@ -64,9 +71,12 @@ def unknown_variables(s: Snapshot) -> Verdict:
         "VLLM_REQUIRE_RUST_FRONTEND",
         "VLLM_DISABLE_SCCACHE",
         "VLLM_USE_PRECOMPILED",
+        "VLLM_VERSION",
+        "VLLM_COMMIT",
+        "VLLM_REF",
     }
     strange = sorted(
-        name for name in s.variables or {} if name.startswith("VLLM_") and name not in known | foreign and not name.endswith("_SRC_DIR")
+        name for name in s.variables or {} if name.startswith("VLLM_") and name not in known | foreign and not _FROM_OUTSIDE.search(name)
     )
     return (
         warn(*((name, variable(s, name)) for name in strange[:4]), expected="names that this vLLM reads")
@@ -86,7 +96,7 @@ def mixed_backend(s: Snapshot) -> Verdict:
     uneven = [model.name for model in s.checkpoints or () if len(set(model.head_dims)) > 1 and max(model.head_dims) > 256]
     value = variable(s, "VLLM_ATTENTION_BACKEND")
     server = vllm(s)
-    if uneven and server and value and value != "TRITON_ATTN" and within(server.version, "<0.15"):
+    if uneven and server and value and value != "TRITON_ATTN" and within(server.version, "<0.16"):
         running.append(("VLLM_ATTENTION_BACKEND", f"{value}, with {uneven[0]}"))
     return warn(*running[:3], expected="TRITON_ATTN, or nothing") if running else ok("no other backend is forced on a Gemma 4 model")
 
@@ -97,7 +107,7 @@ def sm120_only(s: Snapshot) -> Verdict:
     if s.project and s.project.sm120_only_guard and for_spark(s):
         return fail(("csrc/", "enable_sm120_only in the scaled_mm sources"), expected="enable_sm120_family")
     if server and for_spark(s) and within(server.version, "==0.18.*"):
-        return warn(dist_seen(server), expected="0.19 or newer")
+        return warn(dist_seen(server), expected="0.20 or newer")
     return ok(dist_seen(server) if server else "no vLLM of that kind")
 
 
@@ -182,7 +192,9 @@ def fastsafetensors(s: Snapshot) -> Verdict:
     entry = dist(s, "fastsafetensors")
     if entry is None or not for_spark(s):
         return skip("no fastsafetensors for a GB10")
-    return warn(dist_seen(entry), expected="0.3.3 or newer") if within(entry.version, "<0.3.2") else ok(dist_seen(entry))
+    if within(entry.version, ">=0.3.3"):
+        return ok(dist_seen(entry))
+    return warn(dist_seen(entry), expected="0.3.3 or newer", commands=install(s, "fastsafetensors>=0.3.3"))
 
 
 @check("EB-VLLM-012", "vllm-cpu-on-gpu", Severity.SLOW, needs=_NEEDED, after=("EB-PKG-007",))
@@ -214,7 +226,7 @@ def cuda_build_on_cpu(s: Snapshot) -> Verdict:
     )
 
 
-@check("EB-VLLM-014", "vllm-torch-floor", Severity.BLOCKS, needs=_NEEDED)
+@check("EB-VLLM-014", "vllm-torch-floor", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-010"))
 def stable_floor(s: Snapshot) -> Verdict:
     server, torch = dist(s, "vllm"), s.environment.torch if s.environment else None
     if server is None or torch is None:
@@ -224,7 +236,7 @@ def stable_floor(s: Snapshot) -> Verdict:
     if not floor:
         return skip("a vLLM without the stable extension")
     seen = (dist_seen(server), ("torch/version.py", torch.version))
-    return ok(*seen) if within(torch.version, f">={floor}.0.dev0") else fail(*seen, expected=f"torch {floor} or newer")
+    return ok(*seen) if within(torch.version, f">={floor}.0.dev0") else fail(*seen, expected=f"torch {floor} or newer", commands=align(s))
 
 
 @check("EB-VLLM-015", "usage-statistics", Severity.INFO, needs=("environment", "variables"))

@@ -338,6 +338,33 @@ def test_another_torch_comes_in_and_the_old_one_back(env: Path, tmp_path: Path) 
     assert settled(tmp_path) == before
 
 
+def test_where_no_extension_says_which_torch_is_meant_none_is_promised(env: Path) -> None:
+    """`align` would leave the torch as it is, and the mend would say that it is done."""
+    cpu_torch(env)
+    alone = change(real(env), environment__extensions=())
+    assert "EB-TORCH-001" in faults(alone)
+    assert plan(alone, examine(alone), align=another) == []
+
+
+def test_a_model_that_is_being_downloaded_is_left_alone(tmp_path: Path) -> None:
+    """Beside one that is broken: what its downloader is about to link must stay where it is."""
+    home = tmp_path / "hub/models--google--gemma/snapshots/1"
+    home.mkdir(parents=True)
+    (home / "model.safetensors").write_text("half")
+    broken = Checkpoint(
+        name="google/gemma",
+        model_type="",
+        architectures=(),
+        quantization="",
+        head_dims=(),
+        broken=("model.safetensors: cut",),
+        path=str(home),
+    )
+    both = change(SPARK, checkpoints=(change(broken, downloading=True), change(broken, path="", name="a/b")))
+    assert "EB-CKPT-001" in faults(both)
+    assert plan(both, examine(both)) == []
+
+
 def test_a_torch_that_cannot_be_had_is_said_and_nothing_is_lost(env: Path, tmp_path: Path) -> None:
     def refuses(_: Path) -> None:
         raise AbiError("no torch that a lock names fits", why="none", next="build")

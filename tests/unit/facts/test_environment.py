@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,6 +89,24 @@ def test_a_library_cut_short_or_gone_is_seen(tmp_path: Path) -> None:
     entry = read_distributions(site)[0][0]
     assert entry.short_files == ("vllm/_moe_C.abi3.so (50 of 200 bytes)",)
     assert entry.missing_files == ("vllm/gone.so.1.2",)
+
+
+def test_a_library_that_was_stripped_is_not_cut_short(tmp_path: Path) -> None:
+    """Debian's python3-yaml is half the size that its RECORD names, and whole: `doctor --env /usr` called it damaged."""
+    site = site_of(tmp_path)
+    source = tmp_path / "x.c"
+    source.write_text("int answer(void) { return 42; }\n")
+    place = site / "x.so"
+    subprocess.run(["gcc", "-g3", "-shared", "-fPIC", "-o", place, source], check=True)
+    dist(site, "x-1", f"x.so,sha256=x,{place.stat().st_size}\n")
+    recorded = place.stat().st_size
+    subprocess.run(["gcc", "-s", "-shared", "-fPIC", "-o", place, source], check=True)
+    stripped = place.read_bytes()
+    assert len(stripped) < recorded
+    assert read_distributions(site)[0][0].short_files == ()
+    for size in (len(stripped) - 1, len(stripped) // 2, 63, 10):
+        place.write_bytes(stripped[:size])
+        assert read_distributions(site)[0][0].short_files == (f"x.so ({size} of {recorded} bytes)",)
 
 
 def test_a_library_that_two_brought_is_named_with_both_and_is_not_cut_short(tmp_path: Path) -> None:
