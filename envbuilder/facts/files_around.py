@@ -33,8 +33,14 @@ def read_checkpoints(world: World, model: Path | None) -> tuple[Checkpoint, ...]
     with contextlib.suppress(OSError):
         for entry in sorted(hub.glob("models--*"))[:_MOST_MODELS]:
             name = entry.name.removeprefix("models--").replace("--", "/")
-            folders += [(name, snapshot) for snapshot in sorted(entry.glob("snapshots/*"))[-1:]]
+            folders += [(name, snapshot) for snapshot in _snapshots(entry)[-1:]]
     return tuple(_checkpoint(world, name, folder) for name, folder in folders if folder.is_dir())
+
+
+def _snapshots(model: Path) -> list[Path]:
+    """Return a cached model's snapshots, last the one that is loaded when no revision is named: that of refs/main."""
+    main = reading.text(model / "refs/main", limit=200).strip()
+    return sorted(model.glob("snapshots/*"), key=lambda snapshot: (snapshot.name == main, snapshot.name))
 
 
 def _checkpoint(world: World, name: str, folder: Path) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import struct
@@ -25,7 +26,11 @@ _MELLANOX = "0x15b3"
 _FLAG = re.compile(
     r"--(?:attention-backend|kv-cache-memory-bytes|gpu-memory-utilization|load-format|tensor-parallel-size|moe-backend|speculative[\w-]*)(?:=\S*)?"
 )
-_SERVING = re.compile(r"VLLM::|EngineCore|\bvllm\b|sglang|raylet|trtllm")
+# The kernel keeps 15 characters of a process's title in comm: VLLM::EngineCore is VLLM::EngineCor there.
+_TITLE = re.compile(r"VLLM::|EngineCor|vllm$|sglang|raylet$|trtllm")
+_PROGRAM = re.compile(r"vllm|sglang[\w-]*|trtllm-\w+|raylet")
+_MODULE = re.compile(r"(?:vllm|sglang|tensorrt_llm)(?:\.|$)")
+_COLLECTORS = frozenset({"systemd", "init", "tini", "docker-init", "dumb-init", "catatonit"})  # also `systemd --user`
 
 
 def read_host(world: World) -> Host:
@@ -213,28 +218,40 @@ def read_pci(world: World) -> tuple[PciDevice, ...]:
 
 def read_processes(world: World) -> tuple[Process, ...]:
     """Return the processes of serving stacks. One that was left behind has a parent that only collects orphans."""
-    collector = world.line("/proc/1/comm") in {"systemd", "init", "tini", "docker-init", "dumb-init", "catatonit"}
     found = []
     for name in world.names("/proc"):
         if not name.isdecimal():
             continue
         comm = world.line(f"/proc/{name}/comm")
-        # A process's title is in cmdline; reading it costs a system call, so the name decides first.
-        if not (_SERVING.search(comm) or comm.startswith("python")):
+        # The arguments cost another system call, so the name decides first.
+        if not (_TITLE.match(comm) or comm.startswith("python")):
             continue
         arguments = [part for part in world.text(f"/proc/{name}/cmdline", limit=1 << 16).split("\0") if part]
-        title = next((part for part in (comm, *arguments[:4]) if _SERVING.search(part)), "")
-        if title:
+        if title := _title(comm, arguments):
             parent = re.search(r"^PPid:\s*(\d+)", world.text(f"/proc/{name}/status"), re.MULTILINE)
-            orphan = collector and parent is not None and parent[1] == "1" and "EngineCore" in title + comm
-            shown = title.rsplit("/", 1)[-1][:40]
-            found.append(Process(pid=int(name), name=shown, orphan=orphan, flags=_flags(arguments)))
+            orphan = "EngineCor" in title and parent is not None and world.line(f"/proc/{parent[1]}/comm") in _COLLECTORS
+            found.append(Process(pid=int(name), name=title[:40], orphan=orphan, flags=_flags(arguments)))
     return tuple(found)
+
+
+def _title(comm: str, arguments: list[str]) -> str:
+    """Return what a serving process calls itself, or the server that a Python runs; "" for any other, wherever it lies."""
+    if _TITLE.match(comm):
+        return arguments[0] if arguments and arguments[0].startswith(comm) else comm
+    for before, argument in itertools.pairwise(arguments):
+        if before == "-m":
+            return argument if _MODULE.match(argument) else ""
+        if not argument.startswith("-"):  # the script; what follows is its own
+            program = argument.rpartition("/")[2]
+            return program if _PROGRAM.fullmatch(program) or "vllm/entrypoints/" in argument else ""
+    return ""
 
 
 def _flags(arguments: list[str]) -> tuple[str, ...]:
     flags = []
-    for index, argument in enumerate(arguments):
+    for index, given in enumerate(arguments):
+        name, equals, value = given.partition("=")
+        argument = name.replace("_", "-") + equals + value  # vLLM takes --gpu_memory_utilization as well
         if _FLAG.fullmatch(argument):
             following = arguments[index + 1] if index + 1 < len(arguments) else ""
             joined = argument if "=" in argument or following.startswith("-") or not following else f"{argument}={following}"

@@ -114,12 +114,15 @@ def _program(world: World, name: str) -> str:
     return (program if world.exists(program) else "") if program.startswith("/") else world.which(program)
 
 
+_INSTALLED = re.compile(r"\nStatus: (?:install|hold) ok installed\b")  # `apt-mark hold` keeps what is installed
+
+
 def read_packages(world: World) -> dict[str, str]:
     """Return name → version of the installed Debian packages that matter here."""
     found = {}
     for stanza in world.text("/var/lib/dpkg/status", limit=32 << 20).split("\n\n"):
         name = stanza[9 : stanza.find("\n")]
-        if _PACKAGES.match(name) and "\nStatus: install ok installed\n" in stanza and (match := re.search(r"\nVersion: (\S+)", stanza)):
+        if _PACKAGES.match(name) and _INSTALLED.search(stanza) and (match := re.search(r"\nVersion: (\S+)", stanza)):
             found[name] = match[1]
     return found
 
@@ -128,12 +131,12 @@ def _package_version(world: World, name: str) -> str:
     status = world.text("/var/lib/dpkg/status", limit=32 << 20)
     stanza = f"\n{status}".partition(f"\nPackage: {name}\n")[2].partition("\n\n")[0]
     match = re.search(r"^Version: (\S+)", stanza, re.MULTILINE)
-    return match[1] if match and "Status: install ok installed" in stanza else ""
+    return match[1] if match and _INSTALLED.search(f"\n{stanza}") else ""
 
 
 def read_containers(world: World) -> Containers:
     runtimes, error = _daemon(world)
-    specs = [path for folder in ("/etc/cdi", "/var/run/cdi", "/run/cdi") for path in world.matching(folder, r".*\.(?:ya?ml|json)")]
+    specs = [path for folder in ("/etc/cdi", "/var/run/cdi") for path in world.matching(folder, r".*\.(?:ya?ml|json)")]
     nvidia = [path for path in specs if "nvidia.com/gpu" in world.text(path, limit=1 << 16)]
     versions = {match for path in nvidia for match in re.findall(r"libcuda\.so\.(\d{3}\.\d+(?:\.\d+)?)", world.text(path))}
     return Containers(
