@@ -149,12 +149,17 @@ class Layout:
         try:
             index = parse_json((self.root / "index.json").read_bytes())
             entries = [(entry.get("annotations", {}).get(NAME, ""), Descriptor.of(entry)) for entry in index["manifests"]]
-            if not all(isinstance(name, str) and _is_sound(descriptor.as_dict()) for name, descriptor in entries):
-                raise ValueError("an image without a name, a digest or a size")
+            why = (
+                ""
+                if all(isinstance(name, str) and _is_sound(it.as_dict()) for name, it in entries)
+                else "an image lacks a digest or a size"
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            entries, why = [], str(error)
+        if why:
             raise VerificationError(
-                f"{self.root} is not an OCI image layout", why=f"index.json: {error}", next="`envbuilder image` writes one."
-            ) from error
+                f"{self.root} is not an OCI image layout", why=f"index.json: {why}", next="`envbuilder image` writes one."
+            )
         return [self.read(name, descriptor) for name, descriptor in entries]
 
     def read(self, name: str, descriptor: Descriptor) -> Image:
