@@ -12,7 +12,8 @@ They do not stop at the same point, so three times are taken of each, all counte
   loaded   envbuilder: made, and handed to docker; docker: made.
   pushed   made, and in a registry on loopback (--registry), which others can pull from. Engines compress with gzip here.
 "cpu" are seconds of this process and its children; what dockerd spends is not in it. Runs as root (buildah, dockerd);
-DOCKER_HOST names the engine. One JSON document.
+DOCKER_HOST names the engine. One JSON document, with how many times as long each engine took ("times"), and the sizes of
+the build's images beside the sum of their wheels.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envbuilder.build.image_inputs import make_inputs
 from envbuilder.build.image_stage import source_of_build
+from envbuilder.build.papers import images_of
 from envbuilder.console import Console
 from envbuilder.images.engines import DockerEngine
 from envbuilder.images.layers import LayerStore, write_tar
@@ -75,11 +77,14 @@ def main() -> None:
     source = source_of_build(Layout.of(args.out), store=Store(default_root()), console=console, offline=True)
     inputs = make_inputs(source, {})
     wheels = inputs.environments["serve"].wheels
-    results: dict[str, object] = {"wheels": {"count": len(wheels), "bytes": sum(it.path.stat().st_size for it in wheels)}}
+    results: dict[str, Any] = {"wheels": {"count": len(wheels), "bytes": sum(it.path.stat().st_size for it in wheels)}}
     results["load average"] = os.getloadavg()[0]
     results["envbuilder"] = write(inputs, args.work, load="docker" in args.engines, registry=args.registry)
     prepare(inputs, args.work / "context")
-    results |= {engine: build(engine, inputs, args.work / "context", args.registry) for engine in args.engines}
+    built = {engine: build(engine, inputs, args.work / "context", args.registry) for engine in args.engines}
+    results |= built
+    results["times"] = {engine: times(results["envbuilder"], found) for engine, found in built.items()}
+    results["images"] = {it.name: sum(blob.size for blob in it.layers) for it in images_of(Layout.of(args.out)).images()}
     print(json.dumps(results, indent=2))
 
 
@@ -104,27 +109,27 @@ class Clock:
         return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def write(inputs: Inputs, work: Path, *, load: bool, registry: str | None) -> dict[str, object]:
+def write(inputs: Inputs, work: Path, *, load: bool, registry: str | None) -> dict[str, Any]:
     """Make the layers of `serve` in a store of their own, name them in a layout, load and push that."""
     layers, layout = LayerStore(work / "store"), ImageLayout(work / "image")
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for name, one in (("cold", inputs), ("changed", changed(inputs))):
         clock = Clock()
         write_images(one, layers=layers, layout=layout, console=Console(stream=io.StringIO()), images=("serve",))
         made = clock.read()
-        times = {"made": made}
+        reached = {"made": made}
         if load:
             clock = Clock()
             engine = DockerEngine.connect()
             engine.load(layout, {"envbuilder-bench:loaded": layout.images()[0]})
-            times["loaded"] = _sum(made, clock.read())
+            reached["loaded"] = _sum(made, clock.read())
             engine.client.images.remove("envbuilder-bench:loaded")
         if registry:
             clock = Clock()
             reference = Reference.parse(f"{registry}/envbuilder")
             Registry(reference=reference, settings=Settings(), state=work / "uploads").push(layout, {"serve": "bench"})
-            times["pushed"] = _sum(made, clock.read())
-        found[name] = times
+            reached["pushed"] = _sum(made, clock.read())
+        found[name] = reached
     found["bytes"] = sum(blob.size for blob in layout.images()[0].layers)
     return found
 
@@ -143,14 +148,14 @@ def prepare(inputs: Inputs, context: Path) -> None:
     (context / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
 
 
-def build(engine: str, inputs: Inputs, context: Path, registry: str | None) -> dict[str, object]:
-    found: dict[str, object] = {}
+def build(engine: str, inputs: Inputs, context: Path, registry: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, one in (("cold", inputs), ("changed", changed(inputs))):
         lines = [f"{wheel.name}=={wheel.version}\n" for wheel in one.environments["serve"].wheels]
         (context / "requirements.txt").write_text("".join(lines), encoding="utf-8")
         clock = Clock()
         _run(engine, *OPTIONS[engine], *(["--no-cache"] if name == "cold" else []), str(context))
-        times = {"made": clock.read()}
+        reached = {"made": clock.read()}
         if registry:
             goal = f"{registry}/{engine}:bench"
             if engine == "docker":
@@ -158,9 +163,17 @@ def build(engine: str, inputs: Inputs, context: Path, registry: str | None) -> d
                 _run(engine, "push", goal)
             else:
                 _run(engine, "push", "--tls-verify=false", "envbuilder-bench", f"docker://{goal}")
-            times["pushed"] = clock.read()
-        found[name] = times
+            reached["pushed"] = clock.read()
+        found[name] = reached
     return found
+
+
+def times(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return how many times as long an engine took, cold and changed, to each point that both reached."""
+    return {
+        name: {point: round(clock["seconds"] / max(ours[name][point]["seconds"], 0.1), 1) for point, clock in found.items()}
+        for name, found in theirs.items()
+    }
 
 
 def _run(*argv: str) -> None:

@@ -100,6 +100,14 @@ def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can hol
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
 
 
+def parse_json(payload: bytes) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """Read JSON that somebody sent. Raises ValueError, for what is nested too deeply as well: `json` has another error for that."""
+    try:
+        return json.loads(payload)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 

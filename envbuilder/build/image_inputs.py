@@ -23,7 +23,7 @@ from envbuilder.binaries.system import DEBIAN_12, read_system
 from envbuilder.binaries.verdicts import Verdict
 from envbuilder.build import gates, overlays
 from envbuilder.errors import AbiError, ConfigurationError, FetchError
-from envbuilder.files import canonical_json, remove_tree, sha256_file
+from envbuilder.files import canonical_json, remove_tree, sha256_file, storage_errors
 from envbuilder.images.inputs import EnvironmentInputs, Inputs, Package, images_over
 from envbuilder.images.layers import Compression, LayerStore
 from envbuilder.images.parts import gather
@@ -343,10 +343,11 @@ def _looked_at(path: str) -> bool:
 
 
 def _copy(entry: Entry, goal: Path) -> None:
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    with entry.open() as content, goal.open("wb") as file:
-        while chunk := content.read(1 << 20):
-            file.write(chunk)
+    with storage_errors(goal):
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        with entry.open() as content, goal.open("wb") as file:
+            while chunk := content.read(1 << 20):
+                file.write(chunk)
 
 
 def python_of(site: Path) -> str:

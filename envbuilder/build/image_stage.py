@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from envbuilder.build.plan import chosen_machine
 from envbuilder.build.stages import Stage
 from envbuilder.errors import ConfigurationError, EnvbuilderError, UsageError
 from envbuilder.facts.site_packages import find_site
-from envbuilder.files import human_size, vanishing
+from envbuilder.files import human_size, parse_json, vanishing
 from envbuilder.images.layers import LayerStore
 from envbuilder.images.provenance import statement
 from envbuilder.images.write import write_images
@@ -169,12 +169,25 @@ def source_of_lock(target: str, release: str | None, platform: str | None, *, st
 
 def read_manifest(layout: Layout) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads(layout.manifest.read_bytes())
+        manifest: dict[str, Any] = parse_json(layout.manifest.read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{layout.out} holds no finished build", why=f"{layout.manifest.name}: {error}", next="Run `envbuilder build` first."
         ) from error
+    try:
+        rows = [row for it in manifest["environments"].values() for row in it["distributions"]]
+        sound = manifest["environments"].keys() <= {"serve", "quantize"} and isinstance(manifest["lock"], str) and all(map(_is_sound, rows))
+        why = "" if sound else "It has an environment or a distribution without what a build writes of it."
+    except (KeyError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+    if why:
+        raise UsageError(f"{layout.manifest} is not a build's manifest", why=why, next="Run `envbuilder build` again.")
     return manifest
+
+
+def _is_sound(row: Any) -> bool:  # noqa: ANN401 - JSON of somebody's
+    named = isinstance(row["name"], str) and re.fullmatch(r"[^/.\0][^/\0]*", row["file"])
+    return bool(named and re.fullmatch(r"[0-9a-f]{64}", row["sha256"]))
 
 
 def _own(layout: Layout, store: Store, sha256: str, filename: str) -> Path:

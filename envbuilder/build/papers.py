@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from envbuilder import __version__
 from envbuilder.build.image_inputs import compiled_of, hashes_of, settings_of, target_document
 from envbuilder.errors import ConfigurationError
-from envbuilder.files import canonical_json, sha256_file, write_json
+from envbuilder.files import canonical_json, parse_json, sha256_file, write_json
 from envbuilder.images.oci import Layout as ImageLayout
 from envbuilder.images.provenance import signed
 from envbuilder.images.referrers import ENVELOPE, SBOM, STATEMENT, Paper
@@ -66,8 +66,8 @@ def papers_of(layout: Layout, image: str) -> list[Paper]:
 def statement_in(paper: Paper) -> dict[str, Any]:
     """Return the statement in a paper, signed or not; whose signature it is was not looked at. Raises ValueError."""
     try:
-        document = json.loads(paper.content)
-        statement: dict[str, Any] = json.loads(base64.b64decode(document["payload"])) if paper.kind == ENVELOPE else document
+        document = parse_json(paper.content)
+        statement: dict[str, Any] = parse_json(base64.b64decode(document["payload"])) if paper.kind == ENVELOPE else document
     except (KeyError, TypeError) as error:
         raise ValueError(f"{paper.name} is no {paper.kind}") from error
     return statement
@@ -112,7 +112,7 @@ def is_ours(source: ImageSource, files: Mapping[str, bytes], *, compiled: bool =
     """
     known = hashes_of(source)
     try:
-        about = json.loads(files["image.json"])
+        about = parse_json(files["image.json"])
         names = {row["name"] for row in about["distributions"]}
         foreign = {row["name"] for row in about["distributions"] if row["sha256"] not in known}
         right = (

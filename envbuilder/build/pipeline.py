@@ -15,7 +15,7 @@ from envbuilder.build import gates, overlays
 from envbuilder.build.assemble import assemble, is_intact
 from envbuilder.build.install import Installer
 from envbuilder.build.manifest import forget, write_manifest
-from envbuilder.build.room import Need, require_room, unpacking
+from envbuilder.build.room import Need, imaging, require_room, unpacking
 from envbuilder.build.smoke_stages import SmokeStages, in_manifest
 from envbuilder.build.stages import Chain, Forecast, Result, Stage, exclusive
 from envbuilder.errors import AbiError
@@ -72,7 +72,15 @@ class _Pipeline:
         new = replace(self, plan=plan, chain=ahead).environments_to_make()
         fetching = Need(where=plan.store.root, what="to fetch", bytes=sum(item.size for item in missing))
         unpacked = unpacking(new, torch_backend=plan.release.torch_backend, store=plan.store, layout=plan.layout)
-        require_room([fetching, *unpacked, Need(where=plan.store.root, what="to compile", bytes=compiling)])
+        # Where an environment is made anew, its layers may be too; one that is kept has had its images.
+        images = imaging(self._image_wheels(), store=plan.store, layout=plan.layout) if new else []
+        require_room([fetching, *unpacked, Need(where=plan.store.root, what="to compile", bytes=compiling), *images])
+
+    def _image_wheels(self) -> dict[str, int]:
+        """Return the sizes of the wheels that images will hold, by sha256; none where no image is asked for."""
+        if not self.plan.images or self.plan.target.images is None:
+            return {}
+        return {wheel.file.sha256: wheel.file.size for wheels in self.plan.wheels.values() for wheel in wheels}
 
     def environments_to_make(self) -> list[dict[str, int]]:
         """Return the sizes of the wheels, by sha256, of each environment that would not be kept. On a Forecast."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _UNPACKED = 2  # dgx-spark: 4.29 GB of wheels are 8.57 GB of files
 _UNPACKED_CPU = 4  # cpu: 0.99 GB are 3.5 GB; code for GPUs is packed in its libraries already
+_IMAGES = 1.2  # cpu: 0.99 GB of wheels are 1.1 GB of layers, Debian's packages and dev's compiler in them; no layer is there twice
 _SPARE = 20  # a twentieth: logs, records, and what others write meanwhile
 
 
@@ -41,6 +42,16 @@ def unpacking(environments: Iterable[dict[str, int]], *, torch_backend: str | No
     if _device(store.root) != _device(layout.out):
         needs.append(Need(where=layout.out, what="to copy", bytes=factor * sum(sum(wheels.values()) for wheels in each)))
     return needs
+
+
+def imaging(wheels: dict[str, int], *, store: Store, layout: Layout) -> list[Need]:
+    """Say what the images of a build take, given the sizes of all its wheels by sha256.
+
+    A layer is made once, in the store, and gets a second name in the output folder; on another file system it is a copy.
+    """
+    size = int(_IMAGES * sum(wheels.values()))
+    places = [store.root] if _device(store.root) == _device(layout.out) else [store.root, layout.out]
+    return [Need(where=where, what="for images", bytes=size) for where in places]
 
 
 def require_room(needs: Iterable[Need], *, free: Callable[[Path], int] = free_bytes) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import re
 import tempfile
 import zipfile
@@ -19,14 +19,16 @@ from envbuilder.build.image_stage import read_manifest
 from envbuilder.build.papers import envelope_of, images_of, provenance_of, statement_in, subjects_of
 from envbuilder.errors import EnvbuilderError, FetchError, UsageError, VerificationError
 from envbuilder.facts.site_packages import find_site, installed
-from envbuilder.files import canonical_json, sha256_file
+from envbuilder.files import canonical_json, parse_json, remove_tree, sha256_file, storage_errors
 from envbuilder.images.inputs import IMAGES
+from envbuilder.images.layers import LayerStore
 from envbuilder.images.oci import ARCHITECTURES, Descriptor, parse_manifest
 from envbuilder.images.oci import Layout as ImageLayout
 from envbuilder.images.provenance import fault, opened
 from envbuilder.images.referrers import ENVELOPE, SBOM, STATEMENT, Paper, attached
 from envbuilder.images.registry import Reference, Registry
 from envbuilder.images.verify import Check, check_blobs, check_files, own_files, said
+from envbuilder.images.wheels import sound_wheels
 from envbuilder.layout import Layout
 from envbuilder.locking.model import read_lock
 from envbuilder.targets.catalogue import find_target, lock_folder
@@ -109,9 +111,9 @@ class Verifier:
         if not files:  # ours by its label, but the layer that would say more is damaged
             yield Check(name="lock", status="fail", detail="the layer with opt/envbuilder cannot be read")
             return
-        with tempfile.TemporaryDirectory(prefix="envbuilder-verify-") as folder:
+        with self._scratch() as folder:
             try:
-                source = replace(self._source(files, Path(folder), own_wheels), near=layout.root / "blobs/sha256")
+                source = replace(self._source(files, folder, own_wheels), near=layout.root / "blobs/sha256")
             except EnvbuilderError as error:
                 yield Check(name="lock", status="fail", detail=f"{error.what}: {error.why}")
                 return
@@ -119,12 +121,12 @@ class Verifier:
             agrees = stated == f"sha256:{source.lock.digest}"
             detail = f"{stated}, {_whose(source)}" if agrees else f"label says {stated}"
             yield Check(name="lock", status="pass" if agrees else "fail", detail=detail)
-            remade = self._files(layout, image, source, files, Path(folder))
+            remade = self._files(layout, image, source, files, folder)
             yield remade
-            yield said(image, json.loads(files["image.json"]), proved=remade.status == "pass")
+            yield said(image, parse_json(files["image.json"]), proved=remade.status == "pass")
 
     def _files(self, layout: ImageLayout, image: Image, source: ImageSource, files: Mapping[str, bytes], scratch: Path) -> Check:
-        about = json.loads(files["image.json"])
+        about = parse_json(files["image.json"])
         name: ImageName = about["image"]
         if about["envbuilder"] != __version__:
             detail = (
@@ -138,10 +140,11 @@ class Verifier:
             detail = f"{', '.join(row['file'] for row in absent)} is not in its lock, and is not at hand to compare with"
             return Check(name="files", status="not-run", detail=detail)
         try:
-            inputs = self._made(replace(source, own_wheels=(*source.own_wheels, *compiled)), about, scratch)
+            with sound_wheels(f"{name} cannot be made anew"):
+                inputs = self._made(replace(source, own_wheels=(*source.own_wheels, *compiled)), about, scratch)
+                return check_files(layout, image, inputs, name, self._compared)
         except FetchError as error:
             return Check(name="files", status="not-run", detail=f"{error.what}: {error.why.splitlines()[0] if error.why else ''}")
-        return check_files(layout, image, inputs, name, self._compared)
 
     def _compiled_here(self, source: ImageSource, row: Mapping[str, str]) -> Path | None:
         """Return the wheel of a distribution that the release compiles, where the store has it; any other has to be in the lock."""
@@ -164,12 +167,12 @@ class Verifier:
         lock = read_lock(folder)
         try:
             about = _described(files["image.json"])
-            target = Target.model_validate(json.loads(files["target.json"]))
+            target = Target.model_validate(parse_json(files["target.json"]))
             machine: Machine = about["platform"].removeprefix("linux/")
             release_name, release = target.release(about["release"])
         except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
             raise VerificationError("its own description cannot be read", why=f"{type(error).__name__}: {error}") from error
-        if canonical_json(json.loads(files["target.json"])) != files["target.json"]:
+        if canonical_json(parse_json(files["target.json"])) != files["target.json"]:
             raise VerificationError("its target is not as envbuilder writes it", why="opt/envbuilder/target.json was changed.")
         return ImageSource(
             target=target,
@@ -191,17 +194,38 @@ class Verifier:
         if found is None:
             raise UsageError(f"{reference.host} has no image {reference.path}:{reference.tag or reference.digest or 'latest'}")
         descriptor, payload = found
-        with tempfile.TemporaryDirectory(prefix="envbuilder-pull-") as folder:
-            layout = ImageLayout(Path(folder))
+        with self._scratch() as folder:
+            layout = ImageLayout(folder)
             layout.add_bytes(descriptor.media_type, payload)
             manifest = parse_manifest(payload, f"{reference.host}/{reference.path}")
             with self.console.step("pull") as step:
-                size = sum(registry.pull_blob(layout, Descriptor.of(it)) for it in (manifest["config"], *manifest["layers"]))
+                blobs = [Descriptor.of(it) for it in (manifest["config"], *manifest["layers"])]
+                size = sum(self._pull(registry, layout, blob) for blob in blobs)
                 step.detail = f"{size} bytes"
             image = layout.read(reference.tag or reference.digest, descriptor)
             verified = self._image(layout, image, ())
             papers = attached(registry, descriptor)
             return [replace(verified, checks=(*verified.checks, *self._attached(layout, image, papers, key)))]
+
+    def _pull(self, registry: Registry, layout: ImageLayout, blob: Descriptor) -> int:
+        """Take a blob from the store's layers, if it is sound there, else from the registry; return the bytes fetched."""
+        here = LayerStore(self.store.root).path(blob.digest)
+        with contextlib.suppress(FileNotFoundError):  # not there, or collected meanwhile
+            if here.stat().st_size == blob.size and f"sha256:{sha256_file(here)}" == blob.digest:
+                layout.add_file(blob.media_type, here, blob.digest)
+        return registry.pull_blob(layout, blob)
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A folder in the store, where gigabytes have room and layers become second names: /tmp is often memory."""
+        root = self.store.root / "verify"
+        with storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=root))
+        try:
+            yield folder
+        finally:
+            remove_tree(folder)
 
     def _attached(self, layout: ImageLayout, image: Image, papers: Sequence[Paper], key: Path | None) -> Iterator[Check]:
         """Check the papers that a registry has of an image: of each kind, one at least must be right."""
@@ -264,7 +288,7 @@ class Verifier:
         path = self.store.find(row["sha256"], row["file"]) or layout.out / "wheels" / row["file"]
         if not path.is_file():
             return f"{row['file']} is not in the store: nothing to compare with"
-        with zipfile.ZipFile(path) as archive:
+        with sound_wheels(f"{row['file']} cannot be compared with"), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if (
                     member.is_dir()
@@ -295,7 +319,7 @@ class Verifier:
 
 def _described(content: bytes) -> Mapping[str, Any]:
     """Read what an image says of itself, as far as it is used here. Raises KeyError, TypeError, ValueError, AttributeError."""
-    about: Mapping[str, Any] = json.loads(content)
+    about: Mapping[str, Any] = parse_json(content)
     rows = [(row["name"], row["file"], row["sha256"]) for row in about["distributions"]]
     texts = [about["envbuilder"], about["release"], *(text for row in rows for text in row)]
     if about["image"] not in IMAGES or about["platform"].removeprefix("linux/") not in ARCHITECTURES:
@@ -350,7 +374,7 @@ def _signature_check(envelopes: Sequence[Paper], key: Path, wrong: Wrong) -> Che
     faults = []
     for paper in envelopes:
         try:
-            faults.append(wrong(opened(json.loads(paper.content), key)))
+            faults.append(wrong(opened(parse_json(paper.content), key)))
         except (VerificationError, ValueError) as error:
             faults.append(str(error))
     if not faults:

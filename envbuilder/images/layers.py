@@ -14,8 +14,6 @@ import os
 import secrets
 import struct
 import tarfile
-import zipfile
-import zlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ import zstandard
 from envbuilder.errors import ConfigurationError, VerificationError
 from envbuilder.files import digest_of, storage_errors, write_json
 from envbuilder.images.tree import EPOCH, Kind
+from envbuilder.images.wheels import sound_wheels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -112,14 +111,8 @@ class LayerStore:
             return blob, False
         with storage_errors(self.root), ExitStack() as stack:
             (self.root / "layers" / "blobs").mkdir(parents=True, exist_ok=True)
-            try:
+            with sound_wheels(f"layer {layer.name!r} cannot be made"):
                 blob, mtime = self._write(layer.make(stack).values(), compression)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise VerificationError(
-                    f"layer {layer.name!r} cannot be made: a file of the store is damaged",
-                    why=f"{type(error).__name__}: {error}",
-                    next="Remove that wheel from the store (`envbuilder cache status` says where it is), and build again.",
-                ) from error
             write_json(self.root / "layers" / f"{key}.json", {"layer": layer.name, "blob": asdict(blob), "mtime_ns": mtime})
         return blob, True
 

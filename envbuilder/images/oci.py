@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envbuilder.errors import VerificationError
-from envbuilder.files import canonical_json, sha256_file, storage_errors, write_atomic
+from envbuilder.files import canonical_json, parse_json, sha256_file, storage_errors, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,7 +77,7 @@ def parse_manifest(payload: bytes, what: str) -> Mapping[str, Any]:
     """Read the manifest of one image that somebody sent. Raises VerificationError for anything else."""
     why = "It has no layers, or one without a digest and a size."
     try:
-        manifest: Mapping[str, Any] = json.loads(payload)
+        manifest: Mapping[str, Any] = parse_json(payload)
         listed = "manifests" in manifest
         sound = not listed and bool(manifest["layers"]) and all(map(_is_sound, (manifest["config"], *manifest["layers"])))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -148,12 +147,19 @@ class Layout:
     def images(self) -> list[Image]:
         """Return the images that the index names. Raises VerificationError: no layout, or not what digests say."""
         try:
-            index = json.loads((self.root / "index.json").read_bytes())
+            index = parse_json((self.root / "index.json").read_bytes())
             entries = [(entry.get("annotations", {}).get(NAME, ""), Descriptor.of(entry)) for entry in index["manifests"]]
+            why = (
+                ""
+                if all(isinstance(name, str) and _is_sound(it.as_dict()) for name, it in entries)
+                else "an image lacks a digest or a size"
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            entries, why = [], str(error)
+        if why:
             raise VerificationError(
-                f"{self.root} is not an OCI image layout", why=f"index.json: {error}", next="`envbuilder image` writes one."
-            ) from error
+                f"{self.root} is not an OCI image layout", why=f"index.json: {why}", next="`envbuilder image` writes one."
+            )
         return [self.read(name, descriptor) for name, descriptor in entries]
 
     def read(self, name: str, descriptor: Descriptor) -> Image:
@@ -195,7 +201,7 @@ class Layout:
     def _document(self, descriptor: Descriptor) -> Mapping[str, Any]:
         self.require([descriptor])
         try:
-            document: Mapping[str, Any] = json.loads(self.blob(descriptor.digest).read_bytes())
+            document: Mapping[str, Any] = parse_json(self.blob(descriptor.digest).read_bytes())
         except ValueError as error:
             raise VerificationError(f"{descriptor.digest} is no JSON", why=str(error)) from error
         return document

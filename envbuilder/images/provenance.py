@@ -7,7 +7,6 @@ an Ed25519 key (RFC 8032, whose signatures are the same every time as well).
 from __future__ import annotations
 
 import base64
-import json
 from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from envbuilder import __version__
 from envbuilder.errors import ConfigurationError, VerificationError
-from envbuilder.files import canonical_json
+from envbuilder.files import canonical_json, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +118,7 @@ def opened(envelope: Mapping[str, Any], key: Path) -> dict[str, Any]:
         signatures: Sequence[bytes] = [base64.b64decode(it["sig"]) for it in envelope["signatures"]]
         if envelope["payloadType"] != PAYLOAD or not any(_verifies(public, it, payload) for it in signatures):
             raise VerificationError("the provenance is not signed by that key", next="Ask who published the image for the right key.")
-        document: dict[str, Any] = json.loads(payload)
+        document: dict[str, Any] = parse_json(payload)
     except (KeyError, TypeError, ValueError) as error:
         raise VerificationError("the signed provenance cannot be read", why=f"{type(error).__name__}: {error}") from error
     return document

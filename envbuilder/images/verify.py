@@ -11,21 +11,23 @@ import json
 import tarfile
 import zlib
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import IO, TYPE_CHECKING, Any
 
 import zstandard
 
 from envbuilder.errors import VerificationError
+from envbuilder.files import canonical_json
 from envbuilder.images.about import labels
 from envbuilder.images.layers import MEDIA_TYPE, tar_header, unpacked
+from envbuilder.images.oci import CONFIG_TYPE
 from envbuilder.images.recipe import OWN, layers_of
 from envbuilder.images.tree import Entry, Kind
-from envbuilder.images.write import configuration
+from envbuilder.images.write import configuration, manifest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from envbuilder.images.inputs import ImageName, Inputs
@@ -80,7 +82,7 @@ def own_files(layout: Layout, image: Image) -> dict[str, bytes]:
                     if member.isfile() and member.name.startswith(f"{OWN}/"):
                         content = archive.extractfile(member)
                         found[member.name.removeprefix(f"{OWN}/")] = content.read(_LARGEST) if content else b""
-        except (OSError, EOFError, tarfile.TarError, zlib.error, zstandard.ZstdError):
+        except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, zstandard.ZstdError):
             continue
         if "image.json" in found:
             return found
@@ -111,7 +113,7 @@ def check_files(layout: Layout, image: Image, inputs: Inputs, name: ImageName, c
         if fault := found.fault or ("" if found.diff_id == diff_id else f"layer {layer.name!r}: its tar has the digest {found.diff_id}"):
             return Check(name="files", status="fail", detail=fault)
         count += found.entries
-    if fault := _configuration_fault(image, inputs, name):
+    if fault := _document_fault(image, inputs, name, recipe):
         return Check(name="files", status="fail", detail=fault)
     return Check(name="files", status="pass", detail=f"{count} paths in {len(recipe)} layers are those of the lock")
 
@@ -122,13 +124,21 @@ def _as_it_was(ready: Blob, descriptor: Descriptor) -> Compared:
     return Compared(fault="" if same else f"layer {descriptor.digest} is {ready.digest} in the lock", diff_id=ready.diff_id)
 
 
-def _configuration_fault(image: Image, inputs: Inputs, name: ImageName) -> str:
-    wanted = configuration(name, inputs, [])
-    for key, value in wanted.items():
-        if key not in {"rootfs", "history"} and image.config.get(key) != value:
-            return f"its configuration: {key} is {_short(_differing(value, image.config.get(key)))}"
-    if extra := sorted(image.config.keys() - wanted.keys()):
-        return f"its configuration also has {', '.join(extra)}"
+def _document_fault(image: Image, inputs: Inputs, name: ImageName, recipe: Sequence[Layer]) -> str:
+    """Compare both documents, whole: what an engine or another tool reads in them is a claim of ours as well."""
+    config = configuration(name, inputs, [(layer.name, diff_id) for layer, diff_id in zip(recipe, image.diff_ids, strict=True)])
+    kinds = [CONFIG_TYPE, *(layer.ready.media_type if layer.ready else MEDIA_TYPE for layer in recipe)]
+    blobs = [replace(blob, media_type=kind) for blob, kind in zip(image.blobs, kinds, strict=True)]
+    for what, wanted, found in (
+        ("configuration", config, image.config),
+        ("manifest", manifest_of(name, inputs, blobs), image.manifest),
+    ):
+        for key, value in wanted.items():
+            # As bytes: to Python, 1 and true are the same.
+            if canonical_json(found.get(key)) != canonical_json(value):
+                return f"its {what}: {key} is {_short(_differing(value, found.get(key)))}"
+        if extra := sorted(found.keys() - wanted.keys()):
+            return f"its {what} also has {', '.join(extra)}"
     return ""
 
 
@@ -150,7 +160,7 @@ def said(image: Image, about: Mapping[str, Any], *, proved: bool) -> Check:
     """
     try:
         wanted = labels(about)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Check(name="proofs", status="fail", detail=f"its description cannot be read ({type(error).__name__}: {error})")
     if different := sorted(name for name in wanted.keys() | image.labels.keys() if wanted.get(name) != image.labels.get(name)):
         name = different[0]
@@ -184,7 +194,7 @@ class _Comparison:
                 while stream.read(_BUFFER):
                     pass
                 return Compared(fault="", entries=entries, diff_id=f"sha256:{digest.hexdigest()}")
-        except (OSError, EOFError, tarfile.TarError, zstandard.ZstdError) as error:
+        except (OSError, EOFError, ValueError, tarfile.TarError, zstandard.ZstdError) as error:
             place = f"/{at}: layer {self._layer.name!r} cannot be read on from here" if at else f"layer {self._layer.name!r} cannot be read"
             return Compared(fault=f"{place} ({error})")
 

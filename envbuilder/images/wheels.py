@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import configparser
+import contextlib
 import csv
 import hashlib
 import io
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING
@@ -76,6 +78,19 @@ def wheel_entries(wheel: Wheel, python: str, stack: ExitStack) -> list[Entry]:
             f"{wheel.filename} cannot be read as a wheel",
             why=f"{type(error).__name__}: {error}",
             next="Remove it from the store, and build again: it is fetched anew.",
+        ) from error
+
+
+@contextlib.contextmanager
+def sound_wheels(what: str) -> Iterator[None]:
+    """Turn what a rotten wheel of the store gives into VerificationError; `what` says what could not be done."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise VerificationError(
+            f"{what}: a file of the store is damaged",
+            why=f"{type(error).__name__}: {error}",
+            next="Remove that wheel from the store (`envbuilder cache status` says where it is), and build again.",
         ) from error
 
 

@@ -84,14 +84,8 @@ def _make(
 def _write(image: ImageName, recipe: Sequence[Layer], inputs: Inputs, blobs: Mapping[str, tuple[Blob, bool]], layout: Layout) -> Written:
     chosen = [(layer.name, *blobs[layer.key(inputs.compression)]) for layer in recipe]
     descriptors = [Descriptor(media_type=blob.media_type, digest=blob.digest, size=blob.size) for _, blob, _ in chosen]
-    config = layout.add_bytes(CONFIG_TYPE, canonical_json(configuration(image, inputs, [(name, blob) for name, blob, _ in chosen])))
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": config.as_dict(),
-        "layers": [descriptor.as_dict() for descriptor in descriptors],
-        "annotations": labels(contents(image, inputs)),
-    }
+    config = layout.add_bytes(CONFIG_TYPE, canonical_json(configuration(image, inputs, [(name, blob.diff_id) for name, blob, _ in chosen])))
+    manifest = manifest_of(image, inputs, [config, *descriptors])
     return Written(
         name=image,
         descriptor=layout.add_bytes(MANIFEST_TYPE, canonical_json(manifest)),
@@ -100,8 +94,15 @@ def _write(image: ImageName, recipe: Sequence[Layer], inputs: Inputs, blobs: Map
     )
 
 
-def configuration(image: ImageName, inputs: Inputs, layers: Sequence[tuple[str, Blob]]) -> dict[str, Any]:
-    """Return an image's configuration: who runs, with which variables, and what is started."""
+def manifest_of(image: ImageName, inputs: Inputs, blobs: Sequence[Descriptor]) -> dict[str, Any]:
+    """Return an image's manifest; `blobs` are its configuration and its layers."""
+    config, *layers = (blob.as_dict() for blob in blobs)
+    said = labels(contents(image, inputs))
+    return {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers, "annotations": said}
+
+
+def configuration(image: ImageName, inputs: Inputs, layers: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return an image's configuration: who runs, with which variables, what is started; `layers` by name and digest of their tar."""
     serving = image == "serve"
     return {
         **platform_of(inputs),
@@ -113,7 +114,7 @@ def configuration(image: ImageName, inputs: Inputs, layers: Sequence[tuple[str, 
             **({"Entrypoint": [f"/{OWN}/bin/serve"], "Cmd": ["--help"]} if serving else {"Cmd": ["bash" if image == "dev" else "python"]}),
             "Labels": labels(contents(image, inputs)),
         },
-        "rootfs": {"type": "layers", "diff_ids": [blob.diff_id for _, blob in layers]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},
         "history": [{"created": CREATED, "created_by": f"envbuilder: {name}"} for name, _ in layers],
     }
 

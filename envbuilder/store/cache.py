@@ -3,6 +3,7 @@
 <root>/files/<ab>/<sha256>/<filename>   a verified file; it got this name by a rename, so it is whole
 <root>/partial/<sha256>                 a download at work, or interrupted: it is resumed
 <root>/links/<digest>/                  a flat folder of links to one environment's wheels, for uv
+<root>/verify/                          images at check, until the check ends
 <root>/uv/                              uv's own cache of unpacked wheels
 """
 

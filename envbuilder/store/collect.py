@@ -70,6 +70,7 @@ def _collectable(root: Path, needed: Collection[str]) -> Iterator[Path]:
     """Yield what may go; each is gone before the next is asked for."""
     yield from (folder for folder in _content_folders(root / "files") if folder.name not in needed)
     yield from (path for path in _entries(root / "partial") if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S)
+    yield from (path for path in _entries(root / "verify") if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S)  # of a killed one
     for folder in sorted({path.with_suffix("") for path in _entries(root / "compile")}):
         # A second build that was killed has left its folder: it is of use to the very next build, or to none.
         if _age(folder) > (_PARTIAL_AGE_S if folder.name.startswith("verify-") else _COMPILE_AGE_S):

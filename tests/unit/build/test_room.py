@@ -11,7 +11,7 @@ import pytest
 from envbuilder.build import pipeline, room
 from envbuilder.build.compile_stages import CompileStages
 from envbuilder.build.pipeline import _Pipeline
-from envbuilder.build.room import Need, require_room, unpacking
+from envbuilder.build.room import Need, imaging, require_room, unpacking
 from envbuilder.build.stages import Chain, Stage
 from envbuilder.errors import ProgramError, StorageError
 from envbuilder.layout import Layout
@@ -68,6 +68,8 @@ def build(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> 
         layout=Layout.of(tmp_path / "out"),
         store=Store(tmp_path / "store"),
         vllm="published",
+        images=False,
+        target=SimpleNamespace(images=object()),
         tools=(),
         sources={},
         wheels={"serve": (wheel,)},
@@ -88,6 +90,24 @@ def test_a_full_disk_is_said_before_anything_is_fetched(build: Any, monkeypatch:
     with pytest.raises(StorageError) as error:
         build.run()
     assert error.value.why.startswith("5.0 GB to fetch, 10.0 GB to unpack: 15.0 GB;")
+
+
+def test_room_for_images_is_asked_for_with_the_rest(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that ends with images was out of room at its very end."""
+    monkeypatch.setattr(pipeline, "require_room", lambda needs: require_room(needs, free=lambda _: 20 * GB))
+    build.plan.images = True
+    with pytest.raises(StorageError) as error:
+        build.run()
+    assert error.value.why.startswith("5.0 GB to fetch, 10.0 GB to unpack, 6.0 GB for images: 21.0 GB;")
+    build.plan.images = False
+    build._look_ahead()
+
+
+def test_images_on_another_disk_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store keeps the layers, whatever the output folder's disk."""
+    monkeypatch.setattr(room, "_device", lambda path: 1 if path.name == "store" else 2)
+    needs = imaging({"a": 10}, store=Store(tmp_path / "store"), layout=Layout.of(tmp_path / "out"))
+    assert [(need.where.name, need.bytes) for need in needs] == [("store", 12), ("out", 12)]
 
 
 def test_a_build_with_everything_kept_does_not_ask_for_room(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
