@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
+import zipfile
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 # Faults that one torch has and another has not.
 _TORCHS = frozenset({Kind.NO_TORCH, Kind.CPU_ONLY_TORCH, Kind.CUDA_MAJOR, Kind.OLD_CXX11_ABI, Kind.TORCH_VERSION})
+_CUDA = ("nvidia-", "cuda-toolkit")  # what distributions with CUDA's libraries are called
 _PARTS = ("site", "bin")  # site-packages, and the programs
 
 
@@ -137,6 +140,9 @@ class Aligner:
             refusals[candidate] = _against(self._check(site, candidate), report)
             if not refusals[candidate]:
                 return candidate
+        for candidate, causes in refusals.items():
+            if {cause.kind for cause in causes} == {Kind.CUDA_LIBRARY}:
+                raise _without_cuda(candidate, causes, packages=_cuda_packages(self._fetched(candidate)), environment=site.parents[2])
         raise _none_fits(report, refusals, f"No lock names a torch for CPython {python} on {machine}.")
 
     def _check(self, site: Path, candidate: Candidate) -> AbiReport:
@@ -218,20 +224,32 @@ def _against(found: AbiReport, before: AbiReport) -> tuple[Cause, ...]:
 
 
 def _none_fits(report: AbiReport, refusals: Mapping[Candidate, tuple[Cause, ...]], nothing: str) -> AbiError:
-    """Say why no torch is put in; where one would be right if only its CUDA libraries were there, say that."""
-    bare = [candidate for candidate, causes in refusals.items() if {cause.kind for cause in causes} == {Kind.CUDA_LIBRARY}]
-    if bare:
-        return AbiError(
-            f"torch {bare[0].version} fits the extensions of this environment, which has not the CUDA libraries that it needs",
-            why=_texts(refusals[bare[0]]),
-            next="`align` puts in no package but torch. Build the environment from a lock (`envbuilder build`), or install the nvidia-* packages that this torch asks for, and then align.",
-        )
     rows = [f"torch {candidate.version} ({candidate.file.filename}): {_texts(causes)}" for candidate, causes in refusals.items()]
     return AbiError(
         "no torch that a lock names fits the extensions of this environment",
         why="\n".join([f"now: {_texts(report.causes)}", *rows]) if rows else nothing,
         next="Build the environment from a lock (`envbuilder build`), or rebuild the extensions against the torch that is there.",
     )
+
+
+def _without_cuda(candidate: Candidate, causes: Iterable[Cause], *, packages: Sequence[str], environment: Path) -> AbiError:
+    """One torch would be right if only its CUDA libraries were there: say so, and how they get there."""
+    command = shlex.join(["uv", "pip", "install", "--python", str(environment / "bin/python"), *packages])
+    return AbiError(
+        f"torch {candidate.version} fits the extensions of this environment, which has not the CUDA libraries that it needs",
+        why=_texts(causes),
+        next="`align` puts in no package but torch. Build the environment from a lock (`envbuilder build`), or install what this torch asks for, and then align:"
+        f"\n  {command}",
+    )
+
+
+def _cuda_packages(wheel: Path) -> list[str]:
+    """Return what a torch wheel requires of CUDA's libraries, as an installer takes it."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        headers = HeaderParser().parsestr(archive.read(name).decode(errors="replace"), headersonly=True)
+    wanted = (text.partition(";")[0].strip() for text in headers.get_all("Requires-Dist") or ())
+    return [requirement for requirement in wanted if requirement.startswith(_CUDA)]
 
 
 def _texts(causes: Iterable[Cause]) -> str:

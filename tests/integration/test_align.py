@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def compile_library(goal: Path, source: str, *options: str | Path) -> Path:
     return goal
 
 
+_ASKS = (
+    'Requires-Dist: filelock\nRequires-Dist: cuda-toolkit[cublas,cudart]==13.0.2; platform_system == "Linux"\n'
+    'Requires-Dist: nvidia-nccl-cu13==2.28.9; platform_system == "Linux"\n'
+)
+
+
 def torch_wheel(folder: Path, version: str, function: str, *, cuda: bool = False) -> Path:
     """Make a wheel of a torch that defines `c10::FUNCTION()` and has one program; one for CUDA needs libcudart.so.13 too."""
     source = f"namespace c10 {{ void {function}() {{}} }}"
@@ -51,7 +58,7 @@ def torch_wheel(folder: Path, version: str, function: str, *, cuda: bool = False
         "torch/__init__.py": b"",
         "torch/version.py": f"__version__ = '{version}'\ncuda = {'13.0' if cuda else None!r}\n".encode(),
         "torch/lib/libc10.so": library.read_bytes(),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n{_ASKS if cuda else ''}".encode(),
         f"{info}/entry_points.txt": f"[console_scripts]\ntorchrun = torch:run_{version.replace('.', '_')}\n".encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {_TAG}\n".encode(),
     }
@@ -293,6 +300,13 @@ def test_a_torch_without_its_cuda_libraries_is_not_promised(tmp_path: Path) -> N
     with pytest.raises(AbiError, match="has not the CUDA libraries") as caught:
         aligner.plan(env)
     assert "libcudart.so.13" in caught.value.why
+    command = shlex.split(caught.value.next.splitlines()[-1])  # what brings them can be pasted
+    assert command == [
+        *["uv", "pip", "install", "--python"],
+        f"{env}/bin/python",
+        "cuda-toolkit[cublas,cudart]==13.0.2",
+        "nvidia-nccl-cu13==2.28.9",
+    ]
     assert tree(env) == before
 
 
