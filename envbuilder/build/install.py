@@ -97,7 +97,7 @@ class Installer:
 
     def _mode(self, environment: Path, site: Path) -> list[str | Path]:
         if not self.interpreter.foreign:
-            return ["sync", "--strict", "--python", environment / "bin" / "python"]
+            return ["sync", "--python", environment / "bin" / "python"]
         platform = f"{self.interpreter.machine}-manylinux_{self.target.glibc.replace('.', '_')}"
         return ["install", "--no-deps", "--target", site, "--python-version", self.interpreter.minor, "--python-platform", platform]
 
