@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         snapshot = _snapshot(args)
         if args.save:
             _save(snapshot, args.save, console)
-        result = _examine(snapshot, args, chosen)
+        result = _examine(snapshot, chosen)
         if args.fix:
             result = _mend(snapshot, result, args, chosen, console)
         elif not (args.facts or console.json_mode):
@@ -91,7 +91,7 @@ def _mend(snapshot: Snapshot, result: Examination, args: argparse.Namespace, cho
 
         command.run(Namespace(env=environment, dry_run=False, offline=False), console)
 
-    return mend(snapshot, result, console, yes=args.yes, again=lambda: _examine(_snapshot(args), args, chosen), align=align)
+    return mend(snapshot, result, console, yes=args.yes, again=lambda: _examine(_snapshot(args), chosen), align=align)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -140,10 +140,10 @@ def _save(snapshot: Snapshot, path: Path, console: Console) -> None:
     console.line(f"snapshot: {path}")
 
 
-def _examine(snapshot: Snapshot, args: argparse.Namespace, chosen: list[Check] | None) -> Examination:
+def _examine(snapshot: Snapshot, chosen: list[Check] | None) -> Examination:
     from envbuilder.doctor.examine import examine
 
-    return examine(snapshot, target=args.target or "", checks=chosen)
+    return examine(snapshot, checks=chosen)
 
 
 def _examine_log(args: argparse.Namespace) -> Examination:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envbuilder.doctor.checks.common import target_of
 from envbuilder.doctor.model import Evidence, Examination, Finding, Severity, Status, Verdict
 from envbuilder.doctor.registry import all_checks
 
@@ -17,12 +18,12 @@ _STATUS_ORDER = (Status.FAIL, Status.CRASH, Status.WARN, Status.INFO, Status.UNK
 _SEVERITY_ORDER = tuple(Severity)
 
 
-def examine(snapshot: Snapshot, *, target: str = "", checks: Iterable[Check] | None = None) -> Examination:
+def examine(snapshot: Snapshot, *, checks: Iterable[Check] | None = None) -> Examination:
     """Judge a snapshot. The order of the result is the order of reading: roots first, the worst first."""
     chosen = [check for check in (checks if checks is not None else all_checks().values()) if check.judge is not None]
     verdicts = {check.id: (check, run_check(check, snapshot)) for check in chosen}
     path = snapshot.environment.path if snapshot.environment else ""
-    return Examination(target=target or target_of(snapshot), host=describe(snapshot), environment=path, findings=order(verdicts))
+    return Examination(target=target_of(snapshot), host=describe(snapshot), environment=path, findings=order(verdicts))
 
 
 def run_check(check: Check, snapshot: Snapshot) -> Verdict:
@@ -82,16 +83,6 @@ def _root_of(id: str, faults: set[str], verdicts: Mapping[str, tuple[Check, Verd
             return current if current != id else ""
         current = causes[0]
         seen.add(current)
-
-
-def target_of(snapshot: Snapshot) -> str:
-    """Return the target that fits the snapshot's machine."""
-    from envbuilder.facts.detect import Identity, Machine  # noqa: PLC0415 - only here
-
-    try:
-        return Identity(machine=Machine(snapshot.machine), product="", evidence=()).target
-    except ValueError:
-        return "cpu"
 
 
 def describe(snapshot: Snapshot) -> str:

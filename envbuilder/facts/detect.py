@@ -55,14 +55,13 @@ class Identity:
 
     @property
     def target(self) -> str:
-        """The target that fits: only a GB10 is a dgx-spark."""
-        match self.machine:
-            case Machine.SPARK:
-                return "dgx-spark"
-            case Machine.CPU:
-                return "cpu"
-            case _:
-                return "cuda"
+        """The target that fits."""
+        return fitting(self.machine)
+
+
+def fitting(machine: str) -> str:
+    """Return the target that fits a kind of machine: only a GB10 is a dgx-spark."""
+    return {Machine.SPARK.value: "dgx-spark", Machine.CPU.value: "cpu"}.get(machine, "cuda")
 
 
 def detect_target(root: Path | str = "/") -> tuple[str, tuple[str, ...]]:

@@ -6,6 +6,8 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
+from envbuilder.facts.detect import fitting
+
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
@@ -22,11 +24,8 @@ def on_spark(s: Snapshot) -> bool:
 
 
 def target_of(s: Snapshot) -> str:
-    """Return the target that the environment is judged for: the one asked for, the lock's platform, or the machine's own."""
-    if s.target:
-        return s.target
-    machines = {"spark": "dgx-spark", "cpu": "cpu"}
-    return machines.get(s.machine, "cuda")
+    """Return the target that the environment is judged for: the one asked for, or the machine's own."""
+    return s.target or fitting(s.machine)
 
 
 def for_spark(s: Snapshot) -> bool:
@@ -149,8 +148,8 @@ def within(text: str, specifier: str) -> bool:
     return found is not None and _specifiers(specifier).contains(found, prereleases=True)
 
 
-def pin_of(entry: Distribution | None, name: str) -> str:
-    """Return the specifier that a distribution's metadata puts on another one ("" if it names none)."""
+def pin_of(s: Snapshot, entry: Distribution | None, name: str) -> str:
+    """Return the specifier that a distribution's metadata puts on another one there ("" if it names none)."""
     from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
 
     pattern = re.compile(rf"{re.escape(name)}(?![\w-])".replace(r"\-", "[-_.]"), re.IGNORECASE)
@@ -160,9 +159,36 @@ def pin_of(entry: Distribution | None, name: str) -> str:
                 requirement = Requirement(line)
             except InvalidRequirement:
                 continue
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            if requirement.marker is None or holds(s, str(requirement.marker)):
                 return str(requirement.specifier)
     return ""
+
+
+def holds(s: Snapshot, marker: str) -> bool:
+    """Whether a marker holds there: for the environment's Python and machine, not for this process's."""
+    python = s.environment.interpreter if s.environment else None
+    return _evaluated(marker.strip(), (python.version if python else "") or "3.12", expected_arch(s) or "x86_64")
+
+
+@functools.cache
+def _evaluated(marker: str, python: str, machine: str) -> bool:
+    from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName  # noqa: PLC0415 - only where there are markers
+
+    values = {
+        "python_version": ".".join(python.split(".")[:2]),
+        "python_full_version": python,
+        "platform_machine": machine,
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "extra": "",
+    }
+    try:
+        return Marker(marker).evaluate(values)
+    except (InvalidMarker, UndefinedEnvironmentName, ValueError):
+        return False
 
 
 def dist_seen(entry: Distribution) -> tuple[str, str]:

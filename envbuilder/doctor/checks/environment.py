@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import expected_arch, installed, numbers, within
+from envbuilder.doctor.checks.common import expected_arch, holds, installed, numbers, within
 from envbuilder.doctor.commands import anew, quoted, reinstall, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check
@@ -257,38 +256,11 @@ def _requirements(s: Snapshot) -> Iterator[tuple[Distribution, str, str, str]]:
     for entry in _env(s).distributions:
         for line in entry.requires:
             match = _REQUIREMENT.fullmatch(line)
-            if match is None or (match[3] and not _holds(match[3], s)):
+            if match is None or (match[3] and not holds(s, match[3])):
                 continue
             name = re.sub(r"[-_.]+", "-", match[1]).lower()
             found = present.get(name)
             yield entry, name, match[2].strip(), found.version if found else ""
-
-
-def _holds(marker: str, s: Snapshot) -> bool:
-    """Whether a marker holds there: for the environment's Python and machine, not for this process's."""
-    python = _env(s).interpreter
-    return _evaluated(marker.strip(), python.version if python else "3.12", expected_arch(s) or "x86_64")
-
-
-@functools.cache
-def _evaluated(marker: str, python: str, machine: str) -> bool:
-    from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName  # noqa: PLC0415 - only where there are markers
-
-    values = {
-        "python_version": ".".join(python.split(".")[:2]),
-        "python_full_version": python,
-        "platform_machine": machine,
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-        "extra": "",
-    }
-    try:
-        return Marker(marker).evaluate(values)
-    except (InvalidMarker, UndefinedEnvironmentName, ValueError):
-        return False
 
 
 def _stands_in(s: Snapshot, name: str) -> bool:

@@ -9,6 +9,7 @@ from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, gpus, nu
 from envbuilder.doctor.commands import a_toolkit, anew, install, quoted, toolkit, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check, only_in_logs
+from envbuilder.facts.detect import fitting
 
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
@@ -159,11 +160,7 @@ def no_compiler(s: Snapshot) -> Verdict:
 
 def _elsewhere(s: Snapshot) -> bool:
     """Whether the environment is judged for another machine than this one."""
-    return bool(s.target) and s.target != target_of_machine(s)
-
-
-def target_of_machine(s: Snapshot) -> str:
-    return {"spark": "dgx-spark", "cpu": "cpu"}.get(s.machine, "cuda")
+    return bool(s.target) and s.target != fitting(s.machine)
 
 
 @check("EB-TRI-005", "triton-ptxas-path-missing", Severity.BLOCKS, needs=("compilers",))
@@ -253,7 +250,7 @@ def version_check_off(s: Snapshot) -> Verdict:
 @check("EB-FI-006", "flashinfer-not-vllms", Severity.BLOCKS, needs=_NEEDED, after=("EB-FI-001",))
 def not_vllms(s: Snapshot) -> Verdict:
     entry, server = dist(s, "flashinfer-python"), vllm(s)
-    pin = pin_of(server, "flashinfer-python")
+    pin = pin_of(s, server, "flashinfer-python")
     if entry is None or server is None or not pin.startswith("=="):
         return skip("no vLLM that pins FlashInfer")
     seen = (dist_seen(server), dist_seen(entry))
@@ -278,7 +275,7 @@ def other_target(s: Snapshot) -> Verdict:
     if _elsewhere(s):
         return info(
             ("--target", s.target),
-            ("this machine", target_of_machine(s)),
+            ("this machine", fitting(s.machine)),
             note="The environment is judged for the target, the machine for itself.",
         )
     return ok(("target", target_of(s)))

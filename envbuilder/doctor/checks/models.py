@@ -47,7 +47,7 @@ def gemma4_unknown(s: Snapshot) -> Verdict:
 def _outside(s: Snapshot, side: str) -> bool:
     """Whether transformers is below (or above) what vLLM's own metadata asks."""
     entry = dist(s, "transformers")
-    pin = pin_of(vllm(s), "transformers")
+    pin = pin_of(s, vllm(s), "transformers")
     if entry is None or not pin or within(entry.version, pin):
         return False
     bounds = [part for part in pin.split(",") if part.startswith(">=" if side == "<" else "<")]
@@ -74,7 +74,7 @@ def tokenizers_window(s: Snapshot) -> Verdict:
     wrong = [
         (other, pin)
         for name in ("tokenizers", "huggingface-hub", "safetensors")
-        if (other := dist(s, name)) and (pin := pin_of(entry, name)) and not within(other.version, pin)
+        if (other := dist(s, name)) and (pin := pin_of(s, entry, name)) and not within(other.version, pin)
     ]
     if not wrong:
         return ok(dist_seen(entry))
@@ -111,7 +111,7 @@ def _has_folder(model_type: str, known: set[str]) -> bool:
 @check("EB-TF-005", "transformers-not-vllms", Severity.BLOCKS, needs=_NEEDED, after=("EB-TF-001", "EB-TF-002", "EB-LLMC-003"))
 def not_vllms(s: Snapshot) -> Verdict:
     entry, server = dist(s, "transformers"), vllm(s)
-    pin = pin_of(server, "transformers")
+    pin = pin_of(s, server, "transformers")
     if entry is None or server is None or not pin:
         return skip("no vLLM that names its transformers")
     seen = (dist_seen(server), dist_seen(entry))
@@ -162,7 +162,7 @@ def compressed_tensors(s: Snapshot) -> Verdict:
     entry, server, shared = dist(s, "llmcompressor"), vllm(s), dist(s, "compressed-tensors")
     if entry is None or server is None:
         return ok("llmcompressor and vLLM are not in one environment")
-    pins = (pin_of(entry, "compressed-tensors"), pin_of(server, "compressed-tensors"))
+    pins = (pin_of(s, entry, "compressed-tensors"), pin_of(s, server, "compressed-tensors"))
     seen = [dist_seen(entry), dist_seen(server), *([dist_seen(shared)] if shared else [])]
     if shared and all(not pin or within(shared.version, pin) for pin in pins):
         return ok(*seen)

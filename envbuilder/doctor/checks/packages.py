@@ -122,7 +122,7 @@ def vllm_twice(s: Snapshot) -> Verdict:
 @check("EB-PKG-008", "triton-twice", Severity.WRONG_RESULT, needs=_NEEDED)
 def triton_twice(s: Snapshot) -> Verdict:
     # A nightly torch asks for the one, a release for the other.
-    asked = "pytorch-triton" if pin_of(dist(s, "torch"), "pytorch-triton") else "triton"
+    asked = "pytorch-triton" if pin_of(s, dist(s, "torch"), "pytorch-triton") else "triton"
     entry = dist(s, asked)
     wanted = install(s, f"{asked}=={entry.version}", options=backend(s).strip()) if entry else ()
     commands = (*uninstall(s, "triton", "pytorch-triton"), *wanted)
@@ -150,7 +150,7 @@ def nccl_shadows(s: Snapshot) -> Verdict:
 @check("EB-PKG-011", "numba-numpy", Severity.BLOCKS, needs=_NEEDED)
 def numba_numpy(s: Snapshot) -> Verdict:
     numba, numpy = dist(s, "numba"), dist(s, "numpy")
-    window = pin_of(numba, "numpy")
+    window = pin_of(s, numba, "numpy")
     if numba is None or numpy is None or not window:
         return skip("not both numba and numpy")
     if within(numpy.version, window):
@@ -189,7 +189,7 @@ def fastapi(s: Snapshot) -> Verdict:
 @check("EB-PKG-014", "xformers-other-torch", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-003", "EB-TORCH-010"))
 def xformers(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "xformers"), dist(s, "torch")
-    pin = pin_of(entry, "torch")
+    pin = pin_of(s, entry, "torch")
     if entry is None or torch is None or not pin.startswith("=="):
         return skip("no xformers that pins torch")
     return (
@@ -205,7 +205,7 @@ def nvidia_ml_py(s: Snapshot) -> Verdict:
     if (
         server is None
         or not wants_gpu(s)
-        or (not pin_of(server, "nvidia-ml-py") and not any(line.startswith("nvidia-ml-py") for line in server.requires))
+        or (not pin_of(s, server, "nvidia-ml-py") and not any(line.startswith("nvidia-ml-py") for line in server.requires))
     ):
         return skip("no CUDA vLLM that asks for it")
     return (

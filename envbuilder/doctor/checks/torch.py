@@ -59,7 +59,7 @@ def torch_missing(s: Snapshot) -> Verdict:
     server = vllm(s)
     if server is None or dist(s, "torch"):
         return ok("torch is installed" if dist(s, "torch") else "nothing here needs torch")
-    return fail(dist_seen(server), ("environment", "no torch"), expected=f"torch{pin_of(server, 'torch')}", commands=align(s))
+    return fail(dist_seen(server), ("environment", "no torch"), expected=f"torch{pin_of(s, server, 'torch')}", commands=align(s))
 
 
 @check("EB-TORCH-001", "torch-cpu-wheel", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-004", "EB-TORCH-002"))
@@ -146,7 +146,7 @@ def torchvision(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "torchvision"), _torch(s)
     if entry is None or torch is None:
         return skip("not both torch and torchvision")
-    pin = pin_of(entry, "torch")
+    pin = pin_of(s, entry, "torch")
     seen = (dist_seen(entry), (_FILE, f"{torch.version}, cuda {torch.cuda or 'None'}"))
     built = s.environment.torchvision_cuda if s.environment else None
     if pin.startswith("==") and not within(_public(torch.version), _public(pin)):
@@ -196,7 +196,7 @@ _WRONG_TORCH = ("EB-TORCH-001", "EB-TORCH-003", "EB-TORCH-010", "EB-TORCH-014")
 @check("EB-TORCH-008", "torchaudio-other-torch", Severity.BLOCKS, needs=_NEEDED, after=_WRONG_TORCH)
 def torchaudio(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "torchaudio"), _torch(s)
-    pin = pin_of(entry, "torch")
+    pin = pin_of(s, entry, "torch")
     if entry is None or torch is None or not pin.startswith("=="):
         return skip("no torchaudio that pins torch")
     seen = (dist_seen(entry), (_FILE, torch.version))
@@ -219,7 +219,7 @@ def without_sm120(s: Snapshot) -> Verdict:
 @check("EB-TORCH-010", "torch-not-vllms", Severity.BLOCKS, needs=_NEEDED, after=("EB-TORCH-001", "EB-TORCH-003"))
 def not_vllms(s: Snapshot) -> Verdict:
     server, torch = vllm(s), _torch(s)
-    pin = pin_of(server, "torch")
+    pin = pin_of(s, server, "torch")
     if server is None or torch is None or not pin.startswith("=="):
         return skip("no vLLM that pins torch")
     seen = (dist_seen(server), (_FILE, torch.version))
@@ -231,7 +231,7 @@ def not_vllms(s: Snapshot) -> Verdict:
 @check("EB-TORCH-011", "triton-not-torchs", Severity.BLOCKS, needs=_NEEDED, after=(*_WRONG_TORCH, "EB-ENV-007"))
 def triton_not_torchs(s: Snapshot) -> Verdict:
     entry, torch = dist(s, "triton"), dist(s, "torch")
-    pin = pin_of(torch, "triton")
+    pin = pin_of(s, torch, "triton")
     if entry is None or torch is None or not pin.startswith("=="):
         return skip("no torch that pins triton")
     seen = (dist_seen(torch), dist_seen(entry))
@@ -251,7 +251,7 @@ def cuda_libraries(s: Snapshot) -> Verdict:
     wrong = [
         (entry, pin)
         for name in names
-        if (entry := installed(s).get(name)) and (pin := pin_of(torch, name)).startswith("==") and not within(entry.version, pin)
+        if (entry := installed(s).get(name)) and (pin := pin_of(s, torch, name)).startswith("==") and not within(entry.version, pin)
     ]
     if not wrong:
         return ok(dist_seen(torch))
