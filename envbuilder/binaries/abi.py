@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import gc
+import itertools
 import os
+import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from envbuilder import elsewhere
 from envbuilder.binaries.causes import causes_of, could_own_symbols, kind_of_symbol, verdict_of
 from envbuilder.binaries.environment import TORCH_LIBRARY, interpreter_of, locate_torch, python_tag, shared_objects
 from envbuilder.binaries.known import EVERYWHERE, ExpectedFault, accepted_by
@@ -33,7 +36,7 @@ from envbuilder.binaries.verdicts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from envbuilder.binaries.elf import Reference
     from envbuilder.binaries.environment import TorchBuild
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 
 OVERLAY_FOLDER = "_envbuilder_lib"  # stand-ins for system libraries, which a build's overlays load before vLLM
+_Judged = TypeVar("_Judged")
+_MANY, _CHILD_LIMIT_S = 64, 3600
 ANY_PYTHON = "any"  # a wheel may carry extensions for several
 
 
@@ -146,19 +151,33 @@ def _check(
     system = system or this_system(machine or "")
     checker = _Checker(root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
     python = python or interpreter_of(root, paths, torch)
-    skipped: list[Skipped] = []
-    extensions: list[ExtensionReport] = []
-    for path in paths:
+
+    def judge(path: str) -> ExtensionReport | Skipped | None:
         tag = python_tag(path)
         if not asked and tag and tag not in {python, "abi3"} and python != ANY_PYTHON:
-            skipped.append(Skipped(path=checker.shown(path), reason=f"for another Python ({tag})"))
-            continue
+            return Skipped(path=checker.shown(path), reason=f"for another Python ({tag})")
         if asked or checker.is_extension(path, tag):
-            extensions.append(_with_expectation(checker.report(path), expected))
-        elif not catalog.readable(path):
-            skipped.append(Skipped(path=checker.shown(path), reason="named like a shared object, and not one"))
-    report = AbiReport(torch=torch.info if torch else None, machine=machine, extensions=tuple(extensions), skipped=tuple(skipped))
+            return _with_expectation(checker.report(path), expected)
+        return None if catalog.readable(path) else Skipped(path=checker.shown(path), reason="named like a shared object, and not one")
+
+    judged = _on_two_cores(judge, paths)
+    report = AbiReport(
+        torch=torch.info if torch else None,
+        machine=machine,
+        extensions=tuple(it for it in judged if isinstance(it, ExtensionReport)),
+        skipped=tuple(it for it in judged if isinstance(it, Skipped)),
+    )
     return replace(report, causes=causes_of(report, present=[path.rpartition("/")[2] for path in paths]))
+
+
+def _on_two_cores(judge: Callable[[str], _Judged], paths: Sequence[str]) -> list[_Judged]:
+    """Judge every path, in order; every second one in a child, where there are many."""
+    if len(paths) < _MANY:
+        return [judge(path) for path in paths]
+    rest = elsewhere.start(lambda: pickle.dumps([judge(path) for path in paths[1::2]]), limit_s=_CHILD_LIMIT_S)
+    mine = [judge(path) for path in paths[::2]]
+    theirs: list[_Judged] = pickle.loads(rest())  # noqa: S301 - from our own child
+    return [judged for pair in itertools.zip_longest(mine, theirs) for judged in pair][: len(paths)]
 
 
 def _with_expectation(report: ExtensionReport, expected: Iterable[ExpectedFault]) -> ExtensionReport:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envbuilder import __version__
-from envbuilder.facts import detect, elsewhere
+from envbuilder import __version__, elsewhere
+from envbuilder.facts import detect
 from envbuilder.facts.model import Environment, Extension, Reading, Snapshot
 from envbuilder.facts.world import World
 

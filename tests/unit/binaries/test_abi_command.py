@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jsonschema
@@ -14,6 +17,9 @@ from envbuilder.cli import main
 
 if TYPE_CHECKING:
     from elf_forge import Forge
+
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -83,3 +89,23 @@ def test_a_bad_wheel_is_exit_1_without_a_traceback(environment: Forge, capsys: p
     wheel.write_bytes(b"PK\5\6 and no more")
     assert main(["abi", str(wheel), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["reference"] == "wheel"
+
+
+def test_what_a_child_judges_is_told_in_its_place(environment: Forge) -> None:
+    """Of many files every second one is judged in a child; a process with several threads is not forked, and does all itself."""
+    sample = (environment.root / "vllm/_C.abi3.so").read_bytes()
+    for number in range(70):
+        (environment.root / f"vllm/_{number}.abi3.so").write_bytes(sample if number % 7 else sample[:3000])
+    (environment.root / "vllm/_x.cpython-310-x86_64-linux-gnu.so").write_bytes(sample)
+    command = [ROOT, "abi", environment.root / "vllm", "--torch", environment.root / "other", "--json"]
+    start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from envbuilder.cli import main; sys.exit(main())"
+    thread = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start(); "
+    forked, alone = (
+        subprocess.run([sys.executable, "-I", "-c", code, *command], capture_output=True, text=True, timeout=60, check=False)
+        for code in (start, thread + start)
+    )
+    assert (forked.returncode, forked.stderr) == (1, "")
+    assert forked.stdout == alone.stdout
+    paths = [it["path"] for it in json.loads(forked.stdout)["extensions"]]
+    assert len(paths) == 71
+    assert paths == sorted(paths)

@@ -11,10 +11,10 @@ import sys
 import threading
 from pathlib import Path
 
-from envbuilder.facts import elsewhere
+from envbuilder import elsewhere
 
-ROOT = Path(__file__).parents[3]
-START = "import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); from envbuilder.facts.elsewhere import start\n"
+ROOT = Path(__file__).parents[2]
+START = "import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); from envbuilder.elsewhere import start\n"
 
 
 def alone(code: str) -> str:
