@@ -126,9 +126,8 @@ def _snapshot(args: argparse.Namespace) -> Snapshot:
     from envbuilder.doctor.registry import all_checks
     from envbuilder.facts.snapshot import take
 
-    environment = args.env.absolute() if args.env else None
     # The checks are loaded while the readers wait for a child or a disk.
-    return take(environment=environment, model=args.model, target=args.target or "", meanwhile=all_checks)
+    return take(environment=args.env, model=args.model, target=args.target or "", meanwhile=all_checks)
 
 
 def _save(snapshot: Snapshot, path: Path, console: Console) -> None:

@@ -50,4 +50,4 @@ def _snapshot(path: Path) -> Snapshot:
     from envbuilder.facts.codec import load
     from envbuilder.facts.snapshot import take
 
-    return take(environment=path.absolute()) if path.is_dir() else load(path)
+    return take(environment=path) if path.is_dir() else load(path)

@@ -19,6 +19,7 @@ def document(result: Examination) -> dict[str, Any]:
         "schema": SCHEMA,
         "target": result.target,
         "host": redact.text(result.host),
+        "environment": {"path": redact.text(result.environment), "chosen_by": result.chosen_by} if result.environment else None,
         "findings": [_finding(finding, result.environment) for finding in result.findings],
     }
 

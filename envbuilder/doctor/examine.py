@@ -22,8 +22,14 @@ def examine(snapshot: Snapshot, *, checks: Iterable[Check] | None = None) -> Exa
     """Judge a snapshot. The order of the result is the order of reading: roots first, the worst first."""
     chosen = [check for check in (checks if checks is not None else all_checks().values()) if check.judge is not None]
     verdicts = {check.id: (check, run_check(check, snapshot)) for check in chosen}
-    path = snapshot.environment.path if snapshot.environment else ""
-    return Examination(target=target_of(snapshot), host=describe(snapshot), environment=path, findings=order(verdicts))
+    choice, found = snapshot.chosen, snapshot.environment
+    return Examination(
+        target=target_of(snapshot),
+        host=describe(snapshot),
+        environment=choice.path if choice else found.path if found else "",
+        chosen_by=choice.why if choice else "",
+        findings=order(verdicts),
+    )
 
 
 def run_check(check: Check, snapshot: Snapshot) -> Verdict:
@@ -47,7 +53,7 @@ def _without(section: str, snapshot: Snapshot) -> Verdict:
     reading = next((reading for reading in snapshot.readers if reading.name == section), None)
     if reading is not None and reading.status != "ok":
         return Verdict(status=Status.UNKNOWN, note=f"the reader {section!r}: {reading.status}, {reading.error}")
-    reason = {"environment": "no environment was named or active", "kernel_log": "the kernel log may not be read by this user"}
+    reason = {"environment": "no environment was found", "kernel_log": "the kernel log may not be read by this user"}
     return Verdict(status=Status.SKIP, note=reason.get(section, f"nothing to read for {section!r}"))
 
 

@@ -93,11 +93,15 @@ class Finding:
 
 @value
 class Examination:
-    """All findings, roots first; `target` is the one the environment was judged for ("" for a log)."""
+    """All findings, roots first; `target` is the one the environment was judged for ("" for a log).
+
+    `environment` is the path of the one that was looked at ("" if none), `chosen_by` why it was that one.
+    """
 
     target: str
     host: str
     environment: str = ""
+    chosen_by: str = ""
     findings: tuple[Finding, ...] = field(default=())
 
 

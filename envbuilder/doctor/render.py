@@ -74,7 +74,7 @@ def examination(
 
     `mendable` are the ids that `--fix` can do something for.
     """
-    lines = [*_wrap(f"Machine: {redact.text(result.host)}", 0, 9), f"Target:  {result.target}", ""] if result.target else []
+    lines = [*_subject(result), ""] if result.target else []
     followers = _followers(result.findings)
     shown = [finding for finding in result.findings if not finding.explained_by and (finding.is_fault or finding.status is Status.UNKNOWN)]
     for finding in shown:
@@ -86,6 +86,18 @@ def examination(
     if able := [finding.check.id for finding in result.findings if finding.is_fault and finding.check.id in mendable]:
         lines += _wrap(f"Can be mended, and taken back: {redact.text(pastable('envbuilder doctor --fix'))} ({', '.join(able)})", 0, 2)
     return style.final("\n".join(lines))
+
+
+def _subject(result: Examination) -> Iterator[str]:
+    """Say what was judged: a page that names no environment would call a broken one well."""
+    chosen = f"{redact.text(result.environment)}{f' ({result.chosen_by})' if result.chosen_by else ''}"
+    rows = {
+        "Machine": redact.text(result.host),
+        "Target": redact.text(result.target),
+        "Environment": chosen if result.environment else "none found: name one with --env DIR",
+    }
+    for label, text in rows.items():
+        yield from _wrap(f"{f'{label}:':<12} {text}", 0, 13)
 
 
 def _followers(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -194,12 +206,13 @@ def _summary(result: Examination, style: Style, seconds: float | None) -> Iterat
         f"{count[Status.UNKNOWN]} not to be told" if count[Status.UNKNOWN] else "",
         f"{count[Status.PASS]} passed" if result.target else "",
     ]
-    took = f", in {seconds:.2f} s" if seconds is not None else ""
+    took = f"in {seconds:.2f} s" if seconds is not None else ""
     bad = count[Status.FAIL] or count[Status.WARN] or count[Status.CRASH]
-    good = "Nothing is wrong." if result.target else "The log shows no failure that is known here."
+    log, whole = not result.target, bool(result.environment)
+    good = "The log shows no failure that is known here." if log else "Nothing is wrong." if whole else "Nothing is wrong with the machine."
     verdict = "Something is wrong." if bad else good
-    counts = ", ".join(word for word in words if word)
-    rows = _wrap(f"{verdict} {counts}{took}.".replace(" , in", " In") if counts or took else verdict, 0, 2)
+    said = ", ".join(word for word in (*words, took) if word)
+    rows = _wrap(f"{verdict} {said[:1].upper()}{said[1:]}." if said else verdict, 0, 2)
     yield style.paint(verdict, "31;1" if bad else "32;1") + rows[0].removeprefix(verdict)
     yield from rows[1:]
     if bad:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from envbuilder import reading
 from envbuilder.facts.model import CachedLibrary, Environment, Interpreter, Lock, Torch
-from envbuilder.facts.site_packages import normalized, read_distributions, torch_build
+from envbuilder.facts.site_packages import normalized, read_distributions, sites_of, torch_build
 from envbuilder.facts.toolchain import cuda_release_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def read_environment(world: World, path: Path) -> Environment:
     place = world.at(path)
     if not place.is_dir():
         return Environment(path=str(path), kind="none", valid=False, reason="there is no such folder")
-    sites = _site_packages(place)
+    sites = sites_of(place)
     config = _config(place)
     if not sites:
         reason = "a folder of a virtual environment without site-packages" if config else "no lib/pythonX.Y/site-packages below it"
@@ -65,13 +65,6 @@ def read_environment(world: World, path: Path) -> Environment:
         jit_cache=_jit_cache(world),
         lock=_lock(place),
     )
-
-
-def _site_packages(place: Path) -> list[Path]:
-    found = [*sorted(place.glob("lib/python3*/site-packages")), *sorted(place.glob("lib/python3*/dist-packages"))]
-    if not found and any(place.glob("*.dist-info")):
-        return [place]  # a folder made with `pip install --target`
-    return found
 
 
 def _named(world: World, place: Path) -> str:

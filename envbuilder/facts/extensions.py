@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from envbuilder.binaries.abi import check_files
+from envbuilder.binaries.abi import check_catalog
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.environment import interpreter_of, locate_torch, python_tag
 from envbuilder.binaries.fatbin import read_gpu_code_path
 from envbuilder.binaries.layout import MalformedElfError
+from envbuilder.binaries.loader import Catalog
 from envbuilder.binaries.system import DEBIAN_12, this_system
 from envbuilder.binaries.verdicts import Verdict
+from envbuilder.facts.site_packages import sites_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,14 +32,15 @@ _MOST_SYMBOLS = 5
 
 def read_extensions(environment: Path) -> list[dict[str, Any]]:
     """Return the fields of model.Extension for each, in the order of their paths: plain data, for it is read in a child."""
-    site = next(iter(sorted(environment.glob("lib/python3*/site-packages"))), environment)
+    site = next(iter(sites_of(environment)), environment)
     python = interpreter_of(site, [])
     found = [path for pattern in _WHERE for path in sorted(site.glob(pattern)) if not path.name.startswith(_FOR_OTHERS)]
     files = [path for path in found if python_tag(path.name) in {None, "abi3", python}]
     if not files:
         return []
     torch = locate_torch(site)
-    report = check_files(files, torch=torch, system=_system(files[0]))
+    # By their paths below site-packages, also where no torch lies beside them.
+    report = check_catalog(Catalog(), site, list(map(str, files)), torch=torch, system=_system(files[0]), asked=True)
     with_gpu = torch is not None and torch.info.cuda is not None
     return [_extension(entry, report, site, with_gpu=with_gpu) for entry in report.extensions]
 

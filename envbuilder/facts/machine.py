@@ -43,7 +43,7 @@ def read_host(world: World) -> Host:
         os_version=release.get("VERSION_ID", ""),
         os_name=release.get("PRETTY_NAME", ""),
         libc=_libc(world),
-        container=_container(world),
+        container=container_of(world),
         wsl="microsoft" in world.line("/proc/sys/kernel/osrelease").lower(),
         remote_shell="SSH_CONNECTION" in world.variables,
         root_user=world.uid == 0,
@@ -70,7 +70,8 @@ def _libc(world: World) -> str:
     return f"glibc {match[1]}" if match else ""
 
 
-def _container(world: World) -> str:
+def container_of(world: World) -> str:
+    """Return what kind of container this is the inside of, "" if none."""
     if world.exists("/.dockerenv"):
         return "docker"
     if world.exists("/run/.containerenv"):

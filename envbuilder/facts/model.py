@@ -381,6 +381,14 @@ class Environment:
 
 
 @value
+class Choice:
+    """The environment that was looked at, and why that one (to be read in brackets after its path)."""
+
+    path: str
+    why: str
+
+
+@value
 class Checkpoint:
     """A model on this machine: `name` is the repository's or the folder's; `broken` files ("name: reason"); `downloading` if files come in now."""
 
@@ -418,6 +426,7 @@ class Snapshot:
     target: str = ""
     product: str = ""
     detected: tuple[str, ...] = ()
+    chosen: Choice | None = None
     readers: tuple[Reading, ...] = ()
     host: Host | None = None
     dgx: DgxRelease | None = None

@@ -59,6 +59,14 @@ def find_site(environment: Path) -> Path | None:
     return next(iter(sorted(environment.glob("lib/python3.*/site-packages"))), None)
 
 
+def sites_of(environment: Path) -> list[Path]:
+    """Return the folders of an environment that hold packages, those that serve first: a system has several Pythons' beside each other."""
+    found = [site for kind in ("site", "dist") for site in sorted(environment.glob(f"lib/python3*/{kind}-packages"))]
+    if not found and any(environment.glob("*.dist-info")):
+        return [environment]  # a folder made with `pip install --target`
+    return sorted(found, key=lambda site: not any((site / package).is_dir() for package in ("vllm", "torch")))
+
+
 def _listing(site: str | Path) -> Iterator[tuple[str, str, str]]:
     """Yield (canonical name, version, dist-info folder) of what is installed, as the folders' names say (PEP 427)."""
     try:

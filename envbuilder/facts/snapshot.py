@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__, elsewhere
 from envbuilder.facts import detect
-from envbuilder.facts.model import Environment, Extension, Reading, Snapshot
+from envbuilder.facts.model import Choice, Environment, Extension, Reading, Snapshot
 from envbuilder.facts.world import World
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ def take(
     `meanwhile` is called once all readers run: work for a process that would else only wait.
     """
     world = world or World()
-    chosen = environment or find_environment(world)
+    choice = Choice(path=str(world.directory / environment), why="--env") if environment else find_environment(world, target=target)
+    chosen = Path(choice.path) if choice else None
     # The slowest starts before anything else is even imported, on another core.
     early = [_Work(_extensions_reader(world.at(chosen)))] if chosen else []
     identity = detect.identify(world.root)
-    values, readings = _gather([*early, *map(_Work, _readers(world, chosen, model))], meanwhile)
+    values, readings = _gather([*early, *map(_Work, _readers(world, chosen, world.directory / model if model else None))], meanwhile)
     extensions = values.pop("extensions", None)
     found = values.get("environment")
     if isinstance(found, Environment) and found.valid:
@@ -61,6 +63,7 @@ def take(
         tool=__version__,
         machine=identity.machine.value,
         target=target,
+        chosen=choice,
         product=identity.product,
         detected=identity.evidence,
         readers=readings,
@@ -68,15 +71,52 @@ def take(
     )
 
 
-def find_environment(world: World) -> Path | None:
-    """Return the environment that one would mean without naming it: the active one, or one in this folder."""
+def find_environment(world: World, *, target: str = "") -> Choice | None:
+    """Return the environment that one would mean without naming it: the active one, one made here, or a container's own."""
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if value := world.variables.get(name, ""):
-            return Path(value)
-    for name in (".venv", "venv", *(f".envbuilder/{target}/envs/serve" for target in ("dgx-spark", "cuda", "cpu"))):
-        if (world.at(world.directory / name) / "pyvenv.cfg").is_file():
-            return world.directory / name
-    return None
+            return Choice(path=str(world.directory / value), why=name)
+    here = [
+        *((place, "built in this folder") for place in _built(world, target)),
+        *((name, "found in this folder") for name in (".venv", "venv")),
+    ]
+    for name, why in here:
+        place = world.directory / name
+        if world.exists(place / "pyvenv.cfg") and not _our_own(world, place):
+            return Choice(path=str(place), why=why)
+    return _of_container(world)
+
+
+def _built(world: World, target: str) -> list[str]:
+    """Return the serving environments that builds left in this folder, that of the target asked for or of this machine first."""
+    names = world.names(world.directory / ".envbuilder")
+    wanted = target or (detect.identify(world.root).target if len(names) > 1 else "")
+    return [f".envbuilder/{name}/envs/serve" for name in sorted(names, key=lambda name: (name != wanted, name))]
+
+
+def _our_own(world: World, place: Path) -> bool:
+    """Whether it is what envbuilder runs in itself (a clone's .venv), and nothing that serves."""
+    return world.live and place.resolve() == Path(sys.prefix).resolve() and not _serves(world, place)
+
+
+def _serves(world: World, prefix: Path) -> bool:
+    return any(
+        name.startswith("python3") and world.exists(prefix / "lib" / name / kind / package)
+        for name in world.names(prefix / "lib")
+        for kind in ("site-packages", "dist-packages")
+        for package in ("vllm", "torch")
+    )
+
+
+def _of_container(world: World) -> Choice | None:
+    """Return the prefix where an image has its packages: that of the first Python on PATH, or Debian's /usr/local."""
+    from envbuilder.facts.machine import container_of  # noqa: PLC0415 - `detect_target` must not pay for it
+
+    if not container_of(world):
+        return None
+    pythons = (world.which("python3"), world.which("python"), "/usr/local/bin/python3")
+    prefixes = dict.fromkeys(Path(python).parent.parent for python in pythons if python)
+    return next((Choice(path=str(prefix), why="the container's own") for prefix in prefixes if _serves(world, prefix)), None)
 
 
 def _readers(world: World, chosen: Path | None, model: Path | None) -> list[Reader]:

@@ -23,13 +23,20 @@ _READ_LIMIT = 1 << 20
 _MAX_LINKS = 16
 
 
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed under us
+        return Path("/nonexistent")
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """`live` when the root is this machine's own: only then are programs started and sockets opened."""
 
     root: Path = Path("/")
     variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    directory: Path = field(default_factory=Path.cwd)
+    directory: Path = field(default_factory=_here)
     uid: int = field(default_factory=os.getuid)
     gids: tuple[int, ...] = field(default_factory=lambda: (os.getgid(), *os.getgroups()))
 

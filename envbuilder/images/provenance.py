@@ -73,18 +73,21 @@ def statement(inputs: Inputs, subjects: Mapping[str, str]) -> dict[str, Any]:
 def fault(statement_: Mapping[str, Any], subjects: Mapping[str, str], lock: str, inputs: Inputs | None) -> str:
     """Return what is wrong with a statement that should be on `subjects` (and may be on more) and on a lock; nothing if nothing is.
 
-    With `inputs`, all that it says of inputs, builder and parameters must be what these give.
+    With `inputs`, all that it says but its subjects must be what these give.
     """
     try:
         stated = {it["name"]: it["digest"]["sha256"] for it in statement_["subject"]}
+        kind = statement_["_type"], statement_["predicateType"]
         locked = statement_["predicate"]["buildDefinition"]["internalParameters"]["lock"]
     except (KeyError, TypeError):
         return "it cannot be read"
+    if kind != (STATEMENT, PREDICATE):
+        return f"it is a {kind[0]} with a {kind[1]}, not an in-toto statement with SLSA's predicate"
     if other := sorted(name for name, value in subjects.items() if stated.get(name) != value):
         return f"{other[0]} is {subjects[other[0]]}, and the statement is on {stated.get(other[0])}"
     if locked != lock:
         return f"it is on {locked}, not on {lock}"
-    if inputs and statement_["predicate"] != statement(inputs, {})["predicate"]:
+    if inputs and {**statement_, "subject": []} != statement(inputs, {}):
         return "what it says of inputs, builder and parameters is not what the lock gives"
     return ""
 

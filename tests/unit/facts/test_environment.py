@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulated import HOME, spark
+from simulated import spark
 
 from envbuilder.facts.environment import read_environment
 from envbuilder.facts.files_around import read_checkpoints, read_project, why_not_whole
 from envbuilder.facts.site_packages import read_distributions
-from envbuilder.facts.snapshot import find_environment
 from envbuilder.facts.toolchain import cuda_release_of
 from envbuilder.facts.world import World
 
@@ -178,13 +177,6 @@ def test_what_is_no_environment_is_said_not_raised(content: str, tmp_path: Path)
     env = read_environment(World(variables={}), tmp_path / "env")
     assert not env.valid
     assert env.reason
-
-
-def test_the_active_environment_comes_before_one_in_the_folder(tmp_path: Path) -> None:
-    build = spark(tmp_path)
-    assert str(find_environment(build.world())) == f"{HOME}/.venv"
-    build.variables["VIRTUAL_ENV"] = "/srv/other"
-    assert str(find_environment(build.world())) == "/srv/other"
 
 
 def test_a_release_is_found_in_a_programs_bytes_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
