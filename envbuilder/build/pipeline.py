@@ -72,8 +72,9 @@ class _Pipeline:
         new = replace(self, plan=plan, chain=ahead).environments_to_make()
         fetching = Need(where=plan.store.root, what="to fetch", bytes=sum(item.size for item in missing))
         unpacked = unpacking(new, torch_backend=plan.release.torch_backend, store=plan.store, layout=plan.layout)
-        # Where an environment is made anew, its layers may be too; one that is kept has had its images.
-        images = imaging(self._image_wheels(), store=plan.store, layout=plan.layout) if new else []
+        # Where an environment is made anew, its layers may be too; one that is kept has had its images, unless none were asked for yet.
+        written = not new and (plan.layout.out / "image").exists()
+        images = [] if written else imaging(self._image_wheels(), store=plan.store, layout=plan.layout)
         require_room([fetching, *unpacked, Need(where=plan.store.root, what="to compile", bytes=compiling), *images])
 
     def _image_wheels(self) -> dict[str, int]:

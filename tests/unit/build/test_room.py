@@ -128,3 +128,16 @@ def test_a_missing_compiler_is_said_before_anything_is_fetched(build: Any, monke
     monkeypatch.setattr(CompileStages, "_maker", missing)
     with pytest.raises(ProgramError, match="g\\+\\+"):
         build.run()
+
+
+def test_images_that_were_not_asked_for_before_need_room_now(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `--no-image` the environments are kept and no layer is there: the build ran out of room at its very end."""
+    monkeypatch.setattr(pipeline, "require_room", lambda needs: require_room(needs, free=lambda _: 0))
+    monkeypatch.setattr(Store, "find", lambda *_, **__: Path("there"))
+    build._assemble("serve", None)
+    build.plan.images = True
+    with pytest.raises(StorageError, match="not enough room") as error:
+        build._look_ahead()
+    assert error.value.why.startswith("6.0 GB for images")
+    (build.plan.layout.out / "image").mkdir()
+    build._look_ahead()
