@@ -36,7 +36,7 @@ def read_kernel_log(world: World) -> KernelLog | None:
 
 
 def _clean(line: str) -> str:
-    return redact.text(_PREFIX.sub("", line.rstrip(), count=1))[:300]
+    return redact.said(_PREFIX.sub("", line.rstrip(), count=1))[:300]
 
 
 def _sources(world: World) -> Iterator[tuple[str, Iterable[str]]]:

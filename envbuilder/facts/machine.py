@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder import reading
+from envbuilder.facts import redact
 from envbuilder.facts.model import Cpu, DgxRelease, Host, Memory, Network, PciDevice, Place, Process
 
 if TYPE_CHECKING:
@@ -263,6 +264,7 @@ def _flags(arguments: list[str]) -> tuple[str, ...]:
 
 def read_network(world: World) -> Network:
     base = "/sys/class/net"
-    up = tuple(name for name in world.names(base) if name != "lo" and world.line(f"{base}/{name}/operstate") in {"up", "unknown"})
+    up = [name for name in world.names(base) if name != "lo" and world.line(f"{base}/{name}/operstate") in {"up", "unknown"}]
     functions = sum(device.vendor == _MELLANOX and device.device == _CONNECTX_7 for device in read_pci(world))
-    return Network(interfaces=up, connectx=functions)
+    # As the variables that name them: what is compared must have lost the same.
+    return Network(interfaces=tuple(map(redact.text, up)), connectx=functions)

@@ -28,7 +28,6 @@ _VARIABLES = re.compile(
     r"|MAX_JOBS|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON(?:PATH|HOME|NOUSERSITE|WARNINGS)|VIRTUAL_ENV|CONDA_PREFIX|CC|CXX|CUDACXX|DOCKER_HOST|WSL_DISTRO_NAME|RAY_memory_monitor_refresh_ms"
 )
 _PTXAS = ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH")
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 def cuda_release_of(path: Path) -> str:
@@ -172,7 +171,7 @@ def _device_plugin(world: World) -> DevicePlugin | None:
         return DevicePlugin(log=newest, readable=False)
     lines = world.tail(newest, _PLUGIN_TAIL).splitlines()
     said = [line for line in lines if "device memory" in line or "Registered device plugin" in line]
-    return DevicePlugin(log=newest, readable=True, line=redact.text(said[-1])[:200] if said else "")
+    return DevicePlugin(log=newest, readable=True, line=redact.said(said[-1])[:200] if said else "")
 
 
 def _daemon(world: World) -> tuple[tuple[str, ...], str]:
@@ -223,11 +222,7 @@ def _shared_memory(world: World) -> int | None:
 
 def read_variables(world: World) -> dict[str, str]:
     """Return the variables that steer CUDA, torch, vLLM and builds; of a secret only that it is set."""
-    kept = {
-        name: "<set>" if _SECRET.search(name) else redact.text(value)[:2000]
-        for name, value in world.variables.items()
-        if _VARIABLES.fullmatch(name)
-    }
+    kept = {name: redact.variable(name, value)[:2000] for name, value in world.variables.items() if _VARIABLES.fullmatch(name)}
     token = Path(world.variables.get("HF_HOME") or world.home / ".cache/huggingface") / "token"
     if "HF_TOKEN" not in kept and world.exists(token):
         kept["HF_TOKEN"] = "<file>"  # noqa: S105 - it says where, not what
