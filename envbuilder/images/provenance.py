@@ -76,7 +76,7 @@ def fault(statement_: Mapping[str, Any], subjects: Mapping[str, str], lock: str,
     With `inputs`, all that it says but its subjects must be what these give.
     """
     try:
-        stated = {it["name"]: it["digest"]["sha256"] for it in statement_["subject"]}
+        stated = {str(it["name"]): str(it["digest"]["sha256"]) for it in statement_["subject"]}
         kind = statement_["_type"], statement_["predicateType"]
         locked = statement_["predicate"]["buildDefinition"]["internalParameters"]["lock"]
     except (KeyError, TypeError):
@@ -87,7 +87,8 @@ def fault(statement_: Mapping[str, Any], subjects: Mapping[str, str], lock: str,
         return f"{other[0]} is {subjects[other[0]]}, and the statement is on {stated.get(other[0])}"
     if locked != lock:
         return f"it is on {locked}, not on {lock}"
-    if inputs and {**statement_, "subject": []} != statement(inputs, {}):
+    # As text, and with the subjects it has: 1 is no 1.0 and no true here, and no row stands twice or says more than it may.
+    if inputs and canonical_json(statement_) != canonical_json(statement(inputs, stated)):
         return "what it says of inputs, builder and parameters is not what the lock gives"
     return ""
 

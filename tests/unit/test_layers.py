@@ -15,7 +15,7 @@ PACKAGE = ROOT / "envbuilder"
 # Lowest first. A module may import from rooms that stand lower, and from its own.
 FLOORS = (
     ("errors", "values"),
-    ("files", "reading", "torch_version"),
+    ("elsewhere", "files", "reading", "torch_version"),
     ("process", "console", "layout"),
     ("uv", "turns"),
     ("facts", "binaries", "targets"),

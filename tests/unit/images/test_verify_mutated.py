@@ -225,7 +225,7 @@ def test_a_description_that_says_something_else_is_no_traceback(ground: Ground, 
 @often
 @given(data=st.data())
 def test_a_changed_statement_is_told(ground: Ground, data: st.DataObject) -> None:
-    """Provenance says what an image was made from: but for further subjects, not a word of it may be another one."""
+    """Provenance says what an image was made from: not a word of it may be another one."""
     subjects = {"image/serve": ground.digest.removeprefix("sha256:")}
     sound = statement(ground.inputs, subjects)
     lock = f"sha256:{ground.inputs.lock}"
@@ -235,10 +235,8 @@ def test_a_changed_statement_is_told(ground: Ground, data: st.DataObject) -> Non
         found = fault(statement_in(Paper(kind=STATEMENT, name="provenance.json", content=content)), subjects, lock, ground.inputs)
     except ValueError:
         return  # told by `verify` as what is wrong with the paper
-    if not found:  # a row that was doubled is still a statement on the subject: the same words, said twice
-        said_of = {(it["name"], it["digest"]["sha256"]) for it in json.loads(content)["subject"]}
-        assert said_of >= {(it["name"], it["digest"]["sha256"]) for it in sound["subject"]}
-        assert {**json.loads(content), "subject": []} == {**sound, "subject": []}
+    if not found:
+        assert content == canonical_json(sound)
 
 
 def test_nested_too_deeply_is_told(ground: Ground) -> None:
