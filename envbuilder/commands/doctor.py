@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from envbuilder.facts.model import Snapshot
 
 _OWN_TARGETS = {"dgx-spark", "cuda", "cpu"}
+# Options that look at different things, or at none: with which others each would leave one of them out without a word.
+_APART = {
+    "log": ("It looks at a log and at nothing else.", ("env", "model", "target", "facts", "save", "fix")),
+    "facts": ("A snapshot is of another time or place.", ("env", "model", "fix")),
+    "undo": ("It takes the last --fix back and looks at nothing.", ("env", "model", "target", "facts", "save", "log", "check", "fix")),
+    "list": ("It names the checks and looks at nothing.", ("env", "model", "target", "facts", "save", "log", "check", "fix", "undo")),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,18 +54,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    _check_arguments(args)
     if args.list:
         return _list(console)
     if args.undo:
         from envbuilder.doctor.mending import undo_last
 
         return undo_last(console)
-    _check_arguments(args)
     started = time.monotonic()
-    chosen = _chosen(args.check)
+    chosen = _chosen(args.check, in_log=args.log is not None)
     mendable: set[str] = set()
     if args.log is not None:
-        result = _examine_log(args)
+        result = _examine_log(args.log, chosen)
     else:
         snapshot = _snapshot(args)
         if args.save:
@@ -97,10 +104,12 @@ def _mend(snapshot: Snapshot, result: Examination, args: argparse.Namespace, cho
 def _check_arguments(args: argparse.Namespace) -> None:
     from envbuilder.errors import UsageError
 
-    if args.fix and (args.facts or args.log is not None):
-        raise UsageError(
-            "--fix mends this machine", why="A snapshot or a log is of another time or place.", next="Run `envbuilder doctor --fix` alone."
-        )
+    for name, (does, excluded) in _APART.items():
+        clash = [f"--{other}" for other in excluded if getattr(args, other) not in (None, False, [])]
+        if getattr(args, name) not in (None, False) and clash:
+            raise UsageError(
+                f"--{name} does not go with {' or '.join(clash)}", why=does, next=f"Leave out {' and '.join(clash)}, or --{name}."
+            )
     if args.yes and not args.fix:
         raise UsageError("--yes goes with --fix")
     if args.target and args.target not in _OWN_TARGETS:
@@ -109,10 +118,31 @@ def _check_arguments(args: argparse.Namespace) -> None:
         find_target(args.target)
 
 
-def _chosen(names: list[str]) -> list[Check] | None:
+def _chosen(names: list[str], *, in_log: bool) -> list[Check] | None:
+    """Return the checks that were asked for, None for all. Raises UsageError for one that cannot find anything there."""
     from envbuilder.doctor.registry import find
+    from envbuilder.errors import UsageError
 
-    return [find(name) for name in names] or None
+    checks = [find(name) for name in names]
+    for check in checks:
+        if not in_log and check.judge is None:
+            raise UsageError(
+                f"{check.id} {check.name} leaves no trace on a machine",
+                why="It is recognised in logs alone.",
+                next=f"Run `envbuilder doctor --log FILE --check {check.id}`.",
+            )
+        if in_log and not _in_logs(check):
+            raise UsageError(
+                f"{check.id} {check.name} is not recognised in logs",
+                next=f"Run `envbuilder doctor --check {check.id}` on the machine itself.",
+            )
+    return checks or None
+
+
+def _in_logs(check: Check) -> bool:
+    from envbuilder.doctor.signatures import SIGNATURES
+
+    return any(signature.id == check.id for signature in SIGNATURES)
 
 
 def _snapshot(args: argparse.Namespace) -> Snapshot:
@@ -145,18 +175,23 @@ def _examine(snapshot: Snapshot, chosen: list[Check] | None) -> Examination:
     return examine(snapshot, checks=chosen)
 
 
-def _examine_log(args: argparse.Namespace) -> Examination:
+def _examine_log(log: str, chosen: list[Check] | None) -> Examination:
+    import dataclasses
+
     from envbuilder.doctor.logs import examine_log
     from envbuilder.errors import UsageError
 
-    if args.log == "-":
-        return examine_log(sys.stdin.buffer, name="standard input")
-    path = Path(args.log)
-    try:
-        with path.open("rb") as stream:
-            return examine_log(stream, name=path.name)
-    except OSError as error:
-        raise UsageError(f"cannot read the log {path}", why=error.strerror or str(error)) from error
+    if log == "-":
+        result = examine_log(sys.stdin.buffer, name="standard input")
+    else:
+        path = Path(log)
+        try:
+            with path.open("rb") as stream:
+                result = examine_log(stream, name=path.name)
+        except OSError as error:
+            raise UsageError(f"cannot read the log {path}", why=error.strerror or str(error)) from error
+    wanted = None if chosen is None else {check.id for check in chosen}
+    return dataclasses.replace(result, findings=tuple(one for one in result.findings if wanted is None or one.check.id in wanted))
 
 
 def _print(result: Examination, console: Console, *, everything: bool, seconds: float, mendable: set[str]) -> None:

@@ -47,7 +47,14 @@ def _short(text: str | None) -> str:
 
 
 def _snapshot(path: Path) -> Snapshot:
+    from envbuilder.errors import ConfigurationError
     from envbuilder.facts.codec import load
     from envbuilder.facts.snapshot import take
 
-    return take(environment=path) if path.is_dir() else load(path)
+    if not path.is_dir():
+        return load(path)
+    snapshot = take(environment=path)
+    if snapshot.environment is None or not snapshot.environment.valid:
+        why = snapshot.environment.reason if snapshot.environment else "It could not be read."
+        raise ConfigurationError(f"{path} is no environment", why=why)
+    return snapshot

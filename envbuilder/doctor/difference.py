@@ -14,18 +14,22 @@ if TYPE_CHECKING:
     from envbuilder.facts.model import Snapshot
 
 # What is another at every look, and says nothing of a machine or an environment.
-_PASSING = (
-    "readers",
-    "tool",
-    "schema",
-    "memory.meminfo",
-    "memory.pressure_full_avg10",
-    "nvml.gpus",
-    "processes",
-    "kernel_log",
-    "places",
-    "environment.path",
+_PASSING = frozenset(
+    {
+        "readers",
+        "tool",
+        "schema",
+        "chosen",
+        "memory.meminfo",
+        "memory.pressure_full_avg10",
+        "nvml.gpus",
+        "processes",
+        "kernel_log",
+        "places",
+        "environment.path",
+    }
 )
+_NAMES = ("name", "path", "address", "purpose")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +42,36 @@ class Difference:
 
 
 def differences(first: Snapshot, second: Snapshot) -> list[Difference]:
-    """Return what differs, what changes from moment to moment left out; in the order of the snapshot."""
-    one, other = _flat(to_json(redact.tree(first))), _flat(to_json(redact.tree(second)))
+    """Return what differs, what changes from moment to moment left out; in the order of the snapshot.
+
+    Paths in an environment are compared from its folder: two that hold the same do not differ by where they lie.
+    """
+    one, other = _flat(first), _flat(second)
     names = [*one, *(name for name in other if name not in one)]
     return [Difference(where=name, first=one.get(name), second=other.get(name)) for name in names if one.get(name) != other.get(name)]
 
 
-def _flat(value: dict[str, Any]) -> dict[str, str]:
-    return dict(_leaves("", value))
+def _flat(snapshot: Snapshot) -> dict[str, str]:
+    redacted = redact.tree(snapshot)
+    whole = to_json(redacted)
+    if redacted.environment is not None:
+        whole["environment"] = _from_folder(whole["environment"], redacted.environment.path.rstrip("/"))
+    flat: dict[str, str] = {}
+    for where, text in _leaves("", whole):  # a distribution may be there twice
+        flat[where] = f"{flat[where]}, {text}" if where in flat else text
+    return flat
+
+
+def _from_folder(value: Any, folder: str) -> Any:  # noqa: ANN401 - any part of a JSON document
+    if isinstance(value, str):
+        return f"ENV{value.removeprefix(folder)}" if folder and f"{value}/".startswith(f"{folder}/") else value
+    if isinstance(value, dict):
+        return {key: _from_folder(part, folder) for key, part in value.items()}
+    return [_from_folder(part, folder) for part in value] if isinstance(value, list) else value
 
 
 def _leaves(where: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any part of a JSON document
-    if where.startswith(_PASSING):
+    if where in _PASSING:
         return
     if isinstance(value, dict):
         for key, part in value.items():
@@ -62,11 +84,10 @@ def _leaves(where: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN40
 
 
 def _named(where: str, part: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    name = part.get("name") or part.get("path") or part.get("address") or part.get("purpose")
+    name = next((part[key] for key in _NAMES if part.get(key)), "")
     if where.endswith("distributions"):
         build = f" (build {part['build']})" if part.get("build") else ""
         yield f"{where}.{name}", f"{part.get('version', '')}{build}"
         return
-    for key, value in part.items():
-        if key not in {"name", "path", "address", "purpose"}:
-            yield from _leaves(f"{where}.{name}.{key}", value)
+    found = [leaf for key, value in part.items() if key not in _NAMES for leaf in _leaves(f"{where}.{name}.{key}", value)]
+    yield from found or [(f"{where}.{name}", "there")]

@@ -11,13 +11,17 @@ import dataclasses
 import functools
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envbuilder import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SCHEMES = r"(?:basic|bearer|digest|token)\s+"
 _KEYED = r"token|password|passwd|secret|signature|credential|api[_-]?key|access[_-]?key"
 _STAND_IN = r"<[a-z-]+>"
+_MOST_ROUNDS = 5
 # What stands for the taken part is chosen so that the text stays readable.
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
@@ -51,7 +55,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b"), "<mail>"),
 )
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-_QUAD = rf"{_OCTET}(?:\.{_OCTET}){{3}}(?!\.?\d)"
+_QUAD = rf"{_OCTET}(?:\.{_OCTET}){{3}}(?!\.?\d)(?![A-Za-z_])"
 _THIS_HOST = rf"(?:127(?:\.{_OCTET}){{3}}|0\.0\.0\.0)(?!\.?\d)"
 _BEFORE = ("//", "@", "[", "from ", "host ", "host=", "addr ", "addr=", "address ", "to ", "ip=", "ip ", "::ffff:")
 # Four-part versions (a cuBLAS of 13.1.0.3) look like addresses: only what stands as one is taken, and what no version is.
@@ -162,8 +166,21 @@ def _named(people: frozenset[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<=[/\\~])(?:{names})(?![A-Za-z0-9])|\b(?:{names})(?=@)")
 
 
+def _settled(once: Callable[[str], str], value: str) -> str:
+    """Redact until nothing changes: where one thing went, what was glued to it may stand alone now, and a replay must not differ."""
+    for _ in range(_MOST_ROUNDS):
+        before, value = value, once(value)
+        if value == before:
+            break
+    return value
+
+
 def text(value: str) -> str:
     """Return `value` without tokens, credentials, identifiers, addresses, the names in home paths, and control characters."""
+    return _settled(_text, value)
+
+
+def _text(value: str) -> str:
     if (home := _home()) and home in value:
         value = re.sub(rf"(?<![\w./~-]){re.escape(home)}(?=[/\s'\":,;)\]]|$)", "~", value)
     for pattern, replacement in _RULES:
@@ -175,7 +192,11 @@ def text(value: str) -> str:
 
 def said(value: str) -> str:
     """Return a text of a program or of the kernel as `text` does, and without any address: four numbers are no version there."""
-    return _ANY_ADDRESS.sub("<address>", text(value))
+    return _settled(_said, value)
+
+
+def _said(value: str) -> str:
+    return _ANY_ADDRESS.sub("<address>", _text(value))
 
 
 def variable(name: str, value: str) -> str:
@@ -184,8 +205,12 @@ def variable(name: str, value: str) -> str:
         return value if value in {"<set>", "<file>"} else "<set>"
     if "VERSION" in name:
         return text(value)
-    value = said(value)
-    return _HOST.sub("<host>", value) if _HOST_NAME.search(name) and "/" not in value else value
+    return _settled(_hosts, value) if _HOST_NAME.search(name) else said(value)
+
+
+def _hosts(value: str) -> str:
+    value = _said(value)
+    return value if "/" in value else _HOST.sub("<host>", value)
 
 
 def tree(value: Any, section: str = "") -> Any:  # noqa: ANN401 - any part of a snapshot
@@ -194,7 +219,8 @@ def tree(value: Any, section: str = "") -> Any:  # noqa: ANN401 - any part of a 
     Here people's names go from all paths. On the page they stay where a home folder is elsewhere: commands are to be pasted.
     """
     if isinstance(value, str):
-        return _named(_people()).sub("<user>", said(value) if section in _SAID else text(value)) if len(value) > 2 else value
+        once = _said if section in _SAID else _text
+        return _settled(lambda value: _named(_people()).sub("<user>", once(value)), value) if len(value) > 2 else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {name: tree(getattr(value, name), section or name) for name in value.__dataclass_fields__}
         return dataclasses.replace(value, **changed)

@@ -135,7 +135,9 @@ def _package_version(world: World, name: str) -> str:
 
 def read_containers(world: World) -> Containers:
     runtimes, error = _daemon(world)
-    specs = [path for folder in ("/etc/cdi", "/var/run/cdi") for path in world.matching(folder, r".*\.(?:ya?ml|json)")]
+    # /var/run is a link to /run, where it is not missing.
+    folders = dict.fromkeys(_own(world, folder) for folder in ("/etc/cdi", "/var/run/cdi", "/run/cdi"))
+    specs = [path for folder in folders for path in world.matching(folder, r".*\.(?:ya?ml|json)")]
     nvidia = [path for path in specs if "nvidia.com/gpu" in world.text(path, limit=1 << 16)]
     versions = {match for path in nvidia for match in re.findall(r"libcuda\.so\.(\d{3}\.\d+(?:\.\d+)?)", world.text(path))}
     return Containers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
@@ -20,6 +21,7 @@ from simulated import spark
 from snapshots import SPARK, change
 
 from envbuilder.cli import main
+from envbuilder.commands import doctor as command
 from envbuilder.doctor.examine import examine
 from envbuilder.doctor.registry import all_checks
 from envbuilder.doctor.render import Style, examination
@@ -92,10 +94,62 @@ def test_nonsense_for_a_snapshot_is_wrong_usage_not_a_crash(name: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--fix", "--log", "x"], ["--yes"], ["--fix", "--facts", "x"], ["--target", "dgx-sparc"], ["--check", "EB-XXX-001"]]
+    "arguments",
+    [
+        ["--fix", "--log", "x"],
+        ["--yes"],
+        ["--fix", "--facts", "x"],
+        ["--target", "dgx-sparc"],
+        ["--check", "EB-XXX-001"],
+        ["--log", "x", "--save", "y"],
+        ["--log", "x", "--facts", "y"],
+        ["--log", "x", "--env", "y"],
+        ["--log", "x", "--model", "y"],
+        ["--log", "x", "--target", "cpu"],
+        ["--facts", "x", "--env", "y"],
+        ["--facts", "x", "--model", "y"],
+        ["--facts", "x", "--save", "y"],
+        ["--undo", "--fix"],
+        ["--undo", "--check", "EB-DRV-001"],
+        ["--list", "--undo"],
+        ["--check", "EB-MEM-015"],
+        ["--log", "x", "--check", "EB-MEM-004"],
+    ],
 )
-def test_what_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
+def test_what_cannot_be_asked_is_exit_code_2(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that is passed over without a word lets its user believe in a result that nobody looked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text(json.dumps(to_json(SPARK)))
     assert main(["doctor", *arguments]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
+
+
+def test_a_check_that_only_logs_can_answer_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """It passed, whatever the machine."""
+    assert main(["doctor", "--check", "vllm-profile-overrun"]) == 2
+    assert "doctor --log FILE --check EB-MEM-015" in capsys.readouterr().err
+
+
+def test_a_log_is_asked_for_one_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("Failed to initialize NVML: Driver/library version mismatch\nModuleNotFoundError: No module named 'torch'\n")
+    main(["doctor", "--log", str(log), "--json"])
+    assert "EB-DRV-006" in {one["id"] for one in printed(capsys)["findings"]}
+    assert main(["doctor", "--log", str(log), "--check", "EB-DRV-006", "--json"]) == 1
+    assert [one["id"] for one in printed(capsys)["findings"]] == ["EB-DRV-006"]
+    log.write_text("fine\n")
+    assert main(["doctor", "--log", str(log), "--check", "EB-DRV-006"]) == 0
+    assert "The log shows no failure that is known here. In 0." in capsys.readouterr().out
+
+
+def test_the_page_documents_every_option() -> None:
+    """docs/doctor.md is where an option is looked for that --help names in six words."""
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    text = (SCHEMAS.parents[1] / "docs/doctor.md").read_text()
+    assert [
+        one for action in parser._actions for one in action.option_strings if one.startswith("--") and one != "--help" and one not in text
+    ] == []
 
 
 def test_a_folder_that_is_no_environment_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,3 +117,14 @@ def test_the_snapshot_that_is_loaded_is_judged(tmp_path: Path) -> None:
     (model / "refs").mkdir()
     (model / "refs/main").write_text("0aaa")
     assert [it.model_type for it in read_checkpoints(World(variables={"HF_HOME": str(tmp_path)}), None)] == ["gemma4_unified"]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_cdi_spec_is_named_once_wherever_run_lies(linked: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """/var/run is a link to /run, and named a spec twice; where it is missing, as in small images, the spec was missed."""
+    (tmp_path / "run/cdi").mkdir(parents=True)
+    (tmp_path / "run/cdi/nvidia.yaml").write_text("kind: nvidia.com/gpu\n")
+    if linked:
+        (tmp_path / "var").mkdir()
+        (tmp_path / "var/run").symlink_to("/run")
+    assert toolchain.read_containers(World(root=tmp_path, directory=tmp_path)).cdi_specs == ("/run/cdi/nvidia.yaml",)
