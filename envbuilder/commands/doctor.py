@@ -110,7 +110,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"--{name} does not go with {' or '.join(clash)}", why=does, next=f"Leave out {' and '.join(clash)}, or --{name}."
             )
-    if args.yes and not args.fix:
+    if args.yes and not (args.fix or args.undo):
         raise UsageError("--yes goes with --fix")
     if args.target and args.target not in _OWN_TARGETS:
         from envbuilder.targets.catalogue import find_target
@@ -190,8 +190,12 @@ def _examine_log(log: str, chosen: list[Check] | None) -> Examination:
                 result = examine_log(stream, name=path.name)
         except OSError as error:
             raise UsageError(f"cannot read the log {path}", why=error.strerror or str(error)) from error
-    wanted = None if chosen is None else {check.id for check in chosen}
-    return dataclasses.replace(result, findings=tuple(one for one in result.findings if wanted is None or one.check.id in wanted))
+    if chosen is None:
+        return result
+    wanted = {check.id for check in chosen}
+    # What is asked for stands by itself where its cause was not asked for.
+    findings = (one if one.explained_by in wanted else dataclasses.replace(one, explained_by="") for one in result.findings)
+    return dataclasses.replace(result, findings=tuple(one for one in findings if one.check.id in wanted))
 
 
 def _print(result: Examination, console: Console, *, everything: bool, seconds: float, mendable: set[str]) -> None:

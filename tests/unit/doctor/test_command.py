@@ -142,6 +142,21 @@ def test_a_log_is_asked_for_one_failure(tmp_path: Path, capsys: pytest.CaptureFi
     assert "The log shows no failure that is known here. In 0." in capsys.readouterr().out
 
 
+def test_a_failure_that_is_asked_for_is_shown_though_its_cause_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was folded under a finding that nobody saw: no failure on the page, and exit code 1."""
+    log = tmp_path / "serve.log"
+    log.write_text(
+        "fatal error: Python.h: No such file or directory\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"
+    )
+    main(["doctor", "--log", str(log), "--json"])
+    found = {row["id"]: row["explained_by"] for row in json.loads(capsys.readouterr().out)["findings"]}
+    folded = next(id_ for id_, root in found.items() if root)
+    assert main(["doctor", "--log", str(log), "--check", folded]) == 1
+    page = capsys.readouterr().out
+    assert folded in page
+    assert "no failure" not in page
+
+
 def test_the_page_documents_every_option() -> None:
     """docs/doctor.md is where an option is looked for that --help names in six words."""
     parser = argparse.ArgumentParser()
