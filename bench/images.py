@@ -10,7 +10,7 @@ They do not stop at the same point, so three times are taken of each, all counte
   made     envbuilder: a layout of compressed layers with their digests, ready to be sent. Engines: an image in their own
            storage, unpacked on the disk and not compressed (docker 20.10, buildah 1.28).
   loaded   envbuilder: made, and handed to docker; docker: made.
-  pushed   made, and in a registry on loopback (--registry), which others can pull from. Engines compress with gzip here.
+  pushed   made, and in a registry on loopback (--registry, an empty one), which others can pull from. Engines compress with gzip here.
 "cpu" are seconds of this process and its children; what dockerd spends is not in it. Runs as root (buildah, dockerd);
 DOCKER_HOST names the engine. One JSON document, with how many times as long each engine took ("times"), and the sizes of
 the build's images beside the sum of their wheels.
