@@ -161,11 +161,18 @@ def _snapshot(args: argparse.Namespace) -> Snapshot:
 
 
 def _save(snapshot: Snapshot, path: Path, console: Console) -> None:
+    from envbuilder.errors import StorageError, UsageError
     from envbuilder.facts import redact
     from envbuilder.facts.codec import to_json
     from envbuilder.files import write_json
 
-    write_json(path, to_json(redact.tree(snapshot)))
+    if path.exists() and not path.is_file():  # a device would be replaced by a file, for everybody
+        raise UsageError(f"cannot write the snapshot to {path}", why="It is there, and it is no file.")
+    try:
+        write_json(path, to_json(redact.tree(snapshot)))
+    except (OSError, StorageError) as error:  # the latter speaks of builds
+        why = error.why or error.what if isinstance(error, StorageError) else error.strerror or str(error)
+        raise UsageError(f"cannot write the snapshot to {path}", why=why) from error
     console.line(f"snapshot: {path}")
 
 

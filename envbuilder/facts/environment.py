@@ -26,7 +26,9 @@ def read_environment(world: World, path: Path) -> Environment:
     """Read the environment at `path` (in the world's terms). What is no environment is said, not raised."""
     place = world.at(path)
     if not place.is_dir():
-        return Environment(path=str(path), kind="none", valid=False, reason="there is no such folder")
+        return Environment(
+            path=str(path), kind="none", valid=False, reason="it is no folder" if place.exists() else "there is no such folder"
+        )
     sites = sites_of(place)
     config = _config(place)
     if not sites:

@@ -38,8 +38,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(?i)(?<![a-z])(authorization\s*[=:]\s*{_SCHEMES})(?!{_STAND_IN})\S+"), r"\1<secret>"),
     (re.compile(rf"(?i)(?<![a-z])(authorization\s*[=:]\s*)(?!{_STAND_IN}|{_SCHEMES})\S+"), r"\1<secret>"),
     (re.compile(rf"(?i)\b(bearer)\s+(?!{_STAND_IN})\S{{6,}}"), r"\1 <secret>"),
-    (re.compile(rf"(?i)(?<![a-z])({_KEYED})([\"']?\s*[=:]\s*[\"']?)(?!{_STAND_IN})[^\s&\"']+"), r"\1\2<secret>"),
-    (re.compile(rf"(?i)(?<![a-z])({_KEYED})( +)(?!{_STAND_IN}|bearer\b)\S{{6,}}"), r"\1\2<secret>"),
+    (re.compile(rf"(?i)(?<![a-z/])({_KEYED})([\"']?\s*[=:]\s*[\"']?)(?!{_STAND_IN})[^\s&\"']+"), r"\1\2<secret>"),
+    (re.compile(rf"(?i)(?<![a-z/])({_KEYED})( +)(?!{_STAND_IN}|bearer\b)\S{{6,}}"), r"\1\2<secret>"),
     # CUDA_VISIBLE_DEVICES takes the first characters of a UUID, too.
     (re.compile(r"\b(?:GPU|MIG)-(?=[a-fA-F-]*\d)[0-9a-fA-F]{6,8}(?:-[0-9a-fA-F]{4}){0,3}(?:-[0-9a-fA-F]{12})?\b"), "<gpu-uuid>"),
     (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), "<uuid>"),

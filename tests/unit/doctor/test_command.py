@@ -124,6 +124,21 @@ def test_what_cannot_be_asked_is_exit_code_2(arguments: list[str], tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
 
 
+@pytest.mark.parametrize("place", ["folder", "file/a.json", "pipe", "/proc/none/a.json"])
+def test_a_snapshot_that_cannot_be_written_is_wrong_usage_and_replaces_nothing(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written to a temporary name and renamed, it would take the place of a device; for root that was /dev/null."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["doctor", "--save", place]) == 2
+    assert "error[usage]: cannot write the snapshot" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_check_that_only_logs_can_answer_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """It passed, whatever the machine."""
     assert main(["doctor", "--check", "vllm-profile-overrun"]) == 2

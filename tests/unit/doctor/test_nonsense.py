@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshots import HEALTHY, SPARK, change
 
+from envbuilder.cli import main
 from envbuilder.doctor.document import document
 from envbuilder.doctor.examine import examine
 from envbuilder.doctor.model import Status
@@ -96,6 +99,43 @@ def test_nonsense_of_the_right_type_is_judged_without_a_crash(data: st.DataObjec
             case _:
                 pass
     judged(from_json(value))
+
+
+ANYTHING = st.one_of(TEXT, NUMBER, REAL, st.none(), st.booleans(), st.just([]), st.just({}), st.just([[]]), st.just({"": None}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(PLAIN)))
+def test_a_file_with_anything_in_it_has_a_result_or_a_reason(
+    data: st.DataObject, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Asked as a person asks: exit code 0, 1 or 2, and never a traceback, whatever was put, dropped, cut or garbled."""
+    value = copy.deepcopy(PLAIN[name])
+    for path in data.draw(st.lists(st.sampled_from(LEAVES[name]), max_size=3, unique=True)):
+        place = value
+        try:
+            for key in path[:-1]:
+                place = place[key]
+            if data.draw(st.booleans()):
+                place[path[-1]] = data.draw(ANYTHING)
+            else:
+                del place[path[-1]]
+        except (KeyError, IndexError, TypeError):
+            continue  # what held it went before
+    raw = bytearray(json.dumps(value).encode())
+    for _ in range(data.draw(st.integers(0, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.mktemp("nonsense") / "a.json"
+    file.write_bytes(raw[: data.draw(st.sampled_from([len(raw), len(raw) - 1, len(raw) // 2, 0]))])
+    out, err = io.StringIO(), io.StringIO()
+    options = data.draw(st.lists(st.sampled_from(["--json", "--all"]), unique=True))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["doctor", "--facts", str(file), *options])
+    assert code in {0, 1, 2}, err.getvalue()
+    assert "Traceback" not in err.getvalue()
+    assert (code == 2) == err.getvalue().startswith("error[configuration]")
+    if "--json" in options:
+        json.loads(out.getvalue())
 
 
 @pytest.mark.parametrize("section", [name for name, part in PLAIN["a Spark"].items() if isinstance(part, dict | list)])

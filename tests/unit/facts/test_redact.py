@@ -75,6 +75,7 @@ def alice(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Authorization: Bearer abcdef123456", "Authorization: Bearer <secret>"),
         ("Authorization: Basic YTpi", "Authorization: Basic <secret>"),
         ("https://x.example/simple?token=abc&a=1", "https://x.example/simple?token=<secret>&a=1"),
+        ("/etc/passwd: there is no such folder", "/etc/passwd: there is no such folder"),
         ("000f:01:00.0", "000f:01:00.0"),
         ("driver 580.95.05 kernel 6.17.0-1032-nvidia", "driver 580.95.05 kernel 6.17.0-1032-nvidia"),
     ],
