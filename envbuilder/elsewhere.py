@@ -28,7 +28,12 @@ def start(work: Callable[[], Any], *, limit_s: int) -> Callable[[], Any]:
     except OSError:  # no /proc, in some sandboxes: how many threads there are is not to be known
         return work
     receiving, sending = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # a limit on processes
+        os.close(receiving)
+        os.close(sending)
+        return work
     if child == 0:
         os.close(receiving)
         _work(work, sending, limit_s)

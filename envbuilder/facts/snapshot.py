@@ -175,7 +175,7 @@ def _gather(running: list[_Work], meanwhile: Callable[[], object] | None) -> tup
         meanwhile()
     readings = []
     for work in running:
-        work.thread.join(max(0.0, work.started + work.reader.limit_s - time.monotonic()))
+        work.wait()
         reading, value = work.result()
         readings.append(reading)
         if reading.status == "ok" and value is not None:
@@ -193,7 +193,14 @@ class _Work:
         self._error = ""
         self._milliseconds = 0
         self.started = time.monotonic()
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:  # a limit on processes counts threads: done here then, and waited for
+            self._run()
+
+    def wait(self) -> None:
+        if self.thread.is_alive():
+            self.thread.join(max(0.0, self.started + self.reader.limit_s - time.monotonic()))
 
     def _run(self) -> None:
         started = time.monotonic()

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from envbuilder.facts import machine, snapshot, toolchain
 from envbuilder.facts.kernel_log import read_kernel_log
 from envbuilder.facts.world import World
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def world(root: Path, **variables: str) -> World:
@@ -63,6 +60,22 @@ def test_a_reader_that_hangs_is_left_behind_in_time() -> None:
     release.set()
     assert values == {"b": 7}
     assert readings[0].status == "timeout"
+
+
+def test_where_no_thread_and_no_child_can_be_had_the_work_is_done_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's limit on processes is one of the faults that the doctor is called for: it must not fall over it."""
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def forbidden() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    (tmp_path / "env/lib/python3.12/site-packages").mkdir(parents=True)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(os, "fork", forbidden)
+    taken = snapshot.take(world(tmp_path), environment=Path("/env"))
+    assert {reading.name for reading in taken.readers if reading.status == "ok"} >= {"host", "variables", "environment", "extensions"}
 
 
 def test_a_machine_without_anything_is_read_without_an_error(tmp_path: Path) -> None:
