@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LIMIT_BYTES = 64 << 20
+_LARGEST = 10**100  # no machine has so much of anything, and a float still holds it
+_MOST_SHOWN = 60
 
 
 def to_json(snapshot: Snapshot) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def from_json(value: Any, *, name: str = "snapshot") -> Snapshot:  # noqa: ANN40
     if schema != SCHEMA:
         raise ConfigurationError(
             f"{name} cannot be replayed",
-            why=f"Its schema is {schema!r}; this envbuilder reads {SCHEMA!r}.",
+            why=f"Its schema is {_shown(schema)}; this envbuilder reads {SCHEMA!r}.",
             next="Save it again with this version: `envbuilder doctor --save FILE`.",
         )
     try:
@@ -98,7 +100,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401, PLR0911 -
     if origin is dict:
         _expect(isinstance(value, dict), where, "an object", value)
         item = typing.get_args(kind)[1]
-        return {key: _typed(item, part, f"{where}.{key}") for key, part in value.items()}
+        return {key: _typed(item, part, f"{where}[{_shown(key)}]") for key, part in value.items()}
+    if isinstance(value, int):
+        _expect(abs(value) <= _LARGEST, where, "a number of at most 100 digits", value)
     if kind is float:
         _expect(isinstance(value, int | float) and not isinstance(value, bool), where, "a number", value)
         return float(value)
@@ -111,7 +115,7 @@ def _object(kind: type, value: Any, where: str) -> Any:  # noqa: ANN401 - a data
     hints = _hints(kind)
     unknown = sorted(set(value) - set(hints))
     if unknown:
-        raise _MismatchError(f"{where or 'top level'}: unknown field {unknown[0]!r}")
+        raise _MismatchError(f"{where or 'top level'}: unknown field {_shown(unknown[0])}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     absent = [
         name
@@ -125,4 +129,9 @@ def _object(kind: type, value: Any, where: str) -> Any:  # noqa: ANN401 - a data
 
 def _expect(holds: bool, where: str, what: str, value: Any) -> None:  # noqa: ANN401, FBT001 - the value is only shown
     if not holds:
-        raise _MismatchError(f"{where}: expected {what}, got {str(value)[:60]!r}")
+        raise _MismatchError(f"{where}: expected {what}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
+    """Return the beginning of a value as it may stand in a message: it may be a megabyte, or a terminal's own language."""
+    return repr(value)[:_MOST_SHOWN]

@@ -148,7 +148,7 @@ def read_memory(world: World) -> Memory:
     full = re.search(r"^full avg10=([\d.]+)", world.text("/proc/pressure/memory"), re.MULTILINE)
     limit = world.number("/sys/fs/cgroup/memory.max")
     return Memory(
-        meminfo={match[1]: int(match[2]) for match in re.finditer(r"^([\w()]+):\s+(\d+)", text, re.MULTILINE)},
+        meminfo={match[1]: int(match[2]) for match in re.finditer(r"^([\w()]+):\s+(\d{1,20})\b", text, re.MULTILINE)},
         pressure_full_avg10=float(full[1]) if full else None,
         min_free_kb=world.number("/proc/sys/vm/min_free_kbytes"),
         cgroup_limit_bytes=limit,

@@ -220,7 +220,11 @@ def tree(value: Any, section: str = "") -> Any:  # noqa: ANN401 - any part of a 
     """
     if isinstance(value, str):
         once = _said if section in _SAID else _text
-        return _settled(lambda value: _named(_people()).sub("<user>", once(value)), value) if len(value) > 2 else value
+        return (
+            _settled(lambda value: _named(_people()).sub("<user>", once(value)), value)
+            if len(value) > 2 or not value.isprintable()
+            else value
+        )
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {name: tree(getattr(value, name), section or name) for name in value.__dataclass_fields__}
         return dataclasses.replace(value, **changed)

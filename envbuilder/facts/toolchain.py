@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from envbuilder.facts.world import World
 
 _CHUNK = 4 << 20
+_PROGRAM_LIMIT = 256 << 20  # an nvcc or ptxas has 20 to 40 MB; one with a hole of gigabytes would cost its whole section
 _PLUGIN_TAIL = 64 << 10
 _RELEASE = re.compile(rb"[Cc]uda compilation tools, release (\d+\.\d+)")
 _PACKAGES = re.compile(
@@ -35,7 +36,7 @@ def cuda_release_of(path: Path) -> str:
     tail = b""
     # Read in pieces, not mapped: a mapped file that someone truncates kills its reader with SIGBUS.
     with contextlib.suppress(OSError), reading.opened(path) as file:
-        while chunk := file.read(_CHUNK):
+        while file.tell() < _PROGRAM_LIMIT and (chunk := file.read(_CHUNK)):
             data = tail + chunk
             place = data.find(b"uda compilation tools, release ")
             if place > 0 and (match := _RELEASE.match(data[place - 1 : place + 80])):
@@ -70,7 +71,7 @@ def _own(world: World, path: str) -> str:
 
 
 def _toolkit_release(world: World, path: str) -> str:
-    with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
+    with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
         version = json.loads(world.text(f"{path}/version.json"))["cuda"]["version"]
         return ".".join(version.split(".")[:2])
     if match := re.search(r"CUDA Version (\d+\.\d+)", world.line(f"{path}/version.txt")):

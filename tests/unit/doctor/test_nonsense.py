@@ -23,6 +23,7 @@ from envbuilder.facts.codec import from_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from envbuilder.facts.model import Snapshot
 
@@ -152,3 +153,111 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
     assert redact.text(evil).isprintable()
     assert redact.text("a\tb\nc") == "a\tb\nc"
     judged(change(SPARK, environment__leftovers=(f"~{evil}",), environment__moved_from=f"/srv/{evil}"))
+
+
+def containers(value: Any) -> Iterator[Any]:
+    """Yield every object and list of a document that has something in it."""
+    if value and isinstance(value, dict | list):
+        yield value
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from containers(part)
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ODD = st.sampled_from(
+    [
+        *(None, True, 0, -1, 2**63, 10**99, 10**400, 1.5, float("nan"), float("-inf")),
+        *("", "x" * 5000, "\ud800", "\0", "13.0"),
+        *([], [None], {}, {"": 1}, {"\033[2J": {}}, nested(50), nested(900)),
+    ]
+)
+NEW_KEYS = st.sampled_from(["", "zz", "schema", "target", "\ud800", "\033[2J", "k" * 5000])
+
+
+def damage(value: dict[str, Any], data: st.DataObject) -> None:
+    """Change a document's shape in one place."""
+    place = data.draw(st.sampled_from(list(containers(value)) or [value]))
+    keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+    how = data.draw(st.sampled_from(["drop", "replace", "add", "repeat", "move"])) if keys else "add"
+    key = data.draw(st.sampled_from(keys)) if keys else ""
+    if how == "drop":
+        del place[key]
+    elif how == "replace":
+        place[key] = data.draw(ODD)
+    elif how == "add" and isinstance(place, dict):
+        place[data.draw(NEW_KEYS)] = data.draw(ODD)
+    elif how == "add":
+        place.append(data.draw(ODD))
+    elif how == "repeat":
+        place[key] = [place[key]] * data.draw(st.sampled_from([1, 50]))
+    else:
+        place[key] = copy.deepcopy(data.draw(st.sampled_from(list(containers(value)))))
+
+
+def replay(path: Path, text: str, *options: str) -> tuple[int, str, str]:
+    """Give a file to the command; return its exit code and what it printed."""
+    path.write_text(text, errors="surrogatepass")
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(["doctor", "--facts", str(path), *options])
+    return code, out.getvalue(), err.getvalue()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(PLAIN)))
+def test_a_file_of_another_shape_is_judged_or_refused_and_never_a_traceback(
+    data: st.DataObject, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Exit code 3 says that envbuilder is at fault: for a file that somebody changed, cut or invented, it is not."""
+    value = copy.deepcopy(PLAIN[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        damage(value, data)
+    text = json.dumps(value)
+    text = text[: data.draw(st.one_of(st.just(len(text)), st.integers(0, len(text))))]
+    code, out, err = replay(tmp_path_factory.getbasetemp() / "damaged.json", text, "--json")
+    document = json.loads(out)
+    assert code in {0, 1, 2}, err
+    if code == 2:
+        assert err.startswith("error[configuration]: ")
+        assert document["error"]["what"]
+        assert document["error"]["why"]
+        assert len(err) < 1000, "it names the place, and does not print the file"
+        assert not [sign for sign in err if sign != "\n" and not sign.isprintable()], "a terminal obeys control characters"
+    else:
+        assert [one for one in document["findings"] if one["status"] == "crash"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "spelled", "why"),
+    [
+        (("memory", "pressure_full_avg10"), "1" + "0" * 400, "memory.pressure_full_avg10: expected a number of at most 100 digits"),
+        (("memory", "min_free_kb"), "-1" + "0" * 4000, "memory.min_free_kb: expected a number of at most 100 digits"),
+        (("memory", "min_free_kb"), "1" + "0" * 5000, "It is not JSON"),
+        (("memory", "min_free_kb"), "1e999", "memory.min_free_kb: expected an integer, got inf"),
+        (("host",), "[" * 900 + "]" * 900, "host: expected an object"),
+        (("host",), "[" * 100_000 + "]" * 100_000, "It is not JSON"),
+        (("schema",), json.dumps("x" * 100_000), "Its schema is 'xxx"),
+        (("schema",), "null", "Its schema is None"),
+        (("schema",), '"envbuilder/facts/2"', "Its schema is 'envbuilder/facts/2'; this envbuilder reads 'envbuilder/facts/1'"),
+        (("host",), json.dumps({"k" * 100_000: 1}), "host: unknown field 'kkk"),
+        (("packages",), json.dumps({"\033[2J" + "k" * 100_000: 1}), "packages['\\x1b[2Jkkk"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else None,
+)
+def test_what_is_refused_is_refused_in_a_few_words(path: tuple[str, ...], spelled: str, why: str, tmp_path: Path) -> None:
+    """A number that no float holds ended in a traceback; a key of a megabyte was printed whole, with what a terminal obeys in it."""
+    value = copy.deepcopy(PLAIN["a Spark"])
+    place = value
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = "@here@"
+    code, _, err = replay(tmp_path / "facts.json", json.dumps(value).replace('"@here@"', spelled))
+    assert code == 2
+    assert why in err
+    assert len(err) < 600 + len(str(tmp_path))
+    assert not [sign for sign in err if sign != "\n" and not sign.isprintable()]

@@ -6,11 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from cases import PASSES, SPEAKS
 from snapshots import CPU, SPARK, change, dist, with_dists
 
 from envbuilder.cli import main
 from envbuilder.doctor.checks.common import pin_of, target_of
-from envbuilder.facts.codec import to_json
+from envbuilder.doctor.examine import examine
+from envbuilder.facts import redact
+from envbuilder.facts.codec import from_json, to_json
 from envbuilder.facts.detect import Identity, Machine
 from envbuilder.files import write_json
 
@@ -55,3 +58,13 @@ def test_markers_are_read_for_the_environments_machine(arch: str) -> None:
     """A Spark's snapshot is judged on any laptop: one of the two machines is not ours."""
     entry = dist("vllm", "0.23.0", 'torch==1.0; platform_machine == "aarch64"', 'torch==2.0; platform_machine != "aarch64"')
     assert pin_of(change(SPARK, host__arch=arch, environment__lock=None), entry, "torch") == ("==1.0" if arch == "aarch64" else "==2.0")
+
+
+@pytest.mark.parametrize(
+    "snapshot", [*(one for _, one in SPEAKS.values()), *PASSES.values()], ids=[*SPEAKS, *(f"{name} passes" for name in PASSES)]
+)
+def test_what_a_check_rests_on_is_saved(snapshot: Snapshot) -> None:
+    """What redaction takes must decide no verdict: each check has a machine here where it speaks up."""
+    again = from_json(json.loads(json.dumps(to_json(redact.tree(snapshot)))))
+    seen, replayed = ([(one.check.id, one.status, one.explained_by) for one in examine(which).findings] for which in (snapshot, again))
+    assert replayed == seen
