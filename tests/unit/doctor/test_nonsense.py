@@ -117,7 +117,7 @@ def test_a_file_with_anything_in_it_has_a_result_or_a_reason(
             for key in path[:-1]:
                 place = place[key]
             if data.draw(st.booleans()):
-                place[path[-1]] = data.draw(ANYTHING)
+                place[path[-1]] = copy.deepcopy(data.draw(ANYTHING))  # drawn lists are shared, and are written into
             else:
                 del place[path[-1]]
         except (KeyError, IndexError, TypeError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from simulated import spark
+from simulated import no_gpu, spark
 
 from envbuilder import reading
 from envbuilder.doctor.examine import examine
@@ -119,7 +119,7 @@ def test_a_machine_whose_files_cannot_be_read_is_still_judged(kind: Callable[[Pa
     assert replace_all(tmp_path, kind, within=within) > 0
     snapshot = take(build.world(), environment=build.environment)
     assert [one.name for one in snapshot.readers if one.status == "timeout"] == []
-    assert {one.name for one in snapshot.readers if one.status == "failed"} <= ({"memory"} if within == "proc" else set())
+    assert {one.name for one in snapshot.readers if one.status == "failed"} <= ({"cpu", "memory"} if within == "proc" else set())
     assert [one.check.id for one in examine(snapshot).findings if one.status is Status.CRASH] == []
 
 
@@ -146,4 +146,11 @@ def test_a_folder_that_vanishes_while_it_is_read_is_no_error(tmp_path: Path) -> 
     build = spark(tmp_path)
     shutil.rmtree(tmp_path / "proc")
     shutil.rmtree(tmp_path / "sys")
-    assert {one.name for one in take(build.world(), environment=build.environment).readers if one.status != "ok"} == {"memory"}
+    assert {one.name for one in take(build.world(), environment=build.environment).readers if one.status != "ok"} == {"cpu", "memory"}
+
+
+def test_a_processor_that_cannot_be_read_lacks_nothing(tmp_path: Path) -> None:
+    """In a sandbox without /proc the doctor said that vLLM would end with an illegal instruction."""
+    build = no_gpu(tmp_path).remove("/proc/cpuinfo")
+    found = {one.check.id: one.status for one in examine(take(build.world())).findings}
+    assert found["EB-MACH-018"] is Status.UNKNOWN
