@@ -130,6 +130,8 @@ def read_dgx(world: World) -> DgxRelease | None:
 
 def read_cpu(world: World) -> Cpu:
     text = world.text("/proc/cpuinfo", limit=4 << 20)
+    if not text:  # else a processor without any of the features that are looked for
+        raise OSError("/proc/cpuinfo cannot be read")
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     present = set(flags[1].split()) if flags else set()
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)

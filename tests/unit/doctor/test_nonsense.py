@@ -118,7 +118,7 @@ def test_a_file_with_anything_in_it_has_a_result_or_a_reason(
             for key in path[:-1]:
                 place = place[key]
             if data.draw(st.booleans()):
-                place[path[-1]] = data.draw(ANYTHING)
+                place[path[-1]] = copy.deepcopy(data.draw(ANYTHING))  # drawn lists are shared, and are written into
             else:
                 del place[path[-1]]
         except (KeyError, IndexError, TypeError):
@@ -189,11 +189,11 @@ def damage(value: dict[str, Any], data: st.DataObject) -> None:
     if how == "drop":
         del place[key]
     elif how == "replace":
-        place[key] = data.draw(ODD)
+        place[key] = copy.deepcopy(data.draw(ODD))  # hypothesis hands the same list out again
     elif how == "add" and isinstance(place, dict):
-        place[data.draw(NEW_KEYS)] = data.draw(ODD)
+        place[data.draw(NEW_KEYS)] = copy.deepcopy(data.draw(ODD))
     elif how == "add":
-        place.append(data.draw(ODD))
+        place.append(copy.deepcopy(data.draw(ODD)))
     elif how == "repeat":
         place[key] = [place[key]] * data.draw(st.sampled_from([1, 50]))
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from simulated import spark
+from simulated import no_gpu, spark
 
 from envbuilder import reading
 from envbuilder.doctor.document import document
@@ -128,7 +128,7 @@ def test_a_machine_whose_files_cannot_be_read_is_still_judged(kind: Callable[[Pa
     assert replace_all(tmp_path, kind, within=within) > 0
     snapshot = take(build.world(), environment=build.environment)
     assert [one.name for one in snapshot.readers if one.status == "timeout"] == []
-    assert {one.name for one in snapshot.readers if one.status == "failed"} <= ({"memory"} if within == "proc" else set())
+    assert {one.name for one in snapshot.readers if one.status == "failed"} <= ({"cpu", "memory"} if within == "proc" else set())
     assert [one.check.id for one in examine(snapshot).findings if one.status is Status.CRASH] == []
 
 
@@ -155,7 +155,14 @@ def test_a_folder_that_vanishes_while_it_is_read_is_no_error(tmp_path: Path) -> 
     build = spark(tmp_path)
     shutil.rmtree(tmp_path / "proc")
     shutil.rmtree(tmp_path / "sys")
-    assert {one.name for one in take(build.world(), environment=build.environment).readers if one.status != "ok"} == {"memory"}
+    assert {one.name for one in take(build.world(), environment=build.environment).readers if one.status != "ok"} == {"cpu", "memory"}
+
+
+def test_a_processor_that_cannot_be_read_lacks_nothing(tmp_path: Path) -> None:
+    """In a sandbox without /proc the doctor said that vLLM would end with an illegal instruction."""
+    build = no_gpu(tmp_path).remove("/proc/cpuinfo")
+    found = {one.check.id: one.status for one in examine(take(build.world())).findings}
+    assert found["EB-MACH-018"] is Status.UNKNOWN
 
 
 def looked_at(root: Path, build: Builder) -> Snapshot:
@@ -213,7 +220,7 @@ def test_whatever_stands_in_files_costs_no_section(content: str, within: str, tm
     for part in within.split():
         assert replace_all(tmp_path, lambda path: path.write_bytes(CONTENTS[content]) and None, within=part) > 0
     readers = looked_at(tmp_path, build).readers
-    assert {one.name for one in readers if one.status != "ok"} <= ({"memory"} if (content, within) == ("nothing", "proc") else set())
+    assert {one.name for one in readers if one.status != "ok"} <= ({"cpu", "memory"} if (content, within) == ("nothing", "proc") else set())
 
 
 def test_a_program_with_a_hole_of_gigabytes_costs_no_section(tmp_path: Path) -> None:
