@@ -35,7 +35,7 @@ class Knock:
     def tell(self, **message: object) -> None:
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def admitted(self, *, within: float = 3.0) -> bool:
+    def admitted(self, *, within: float = 20.0) -> bool:
         return bool(select.select([self.socket], [], [], within)[0]) and self.socket.recv(16) == b"go\n"
 
     def gone(self) -> bool:
@@ -113,6 +113,10 @@ def test_a_lone_unit_that_does_not_fit_waits_for_memory_and_others_that_do_go_fi
         knocks += [Knock(serving.address, "small")]
         assert knocks[1].admitted()
         knocks[1].end()
+        for _ in range(200):  # said by a thread that a busy machine may let wait
+            if short:
+                break
+            time.sleep(0.05)
         assert short == ["huge: 4"]
         serving.free = lambda: 9 * GIB
         assert knocks[0].admitted()
