@@ -10,11 +10,11 @@ import contextlib
 import os
 import sys
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import TextIO
 
     import rich.console
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 _PLAIN_INTERVAL_S = 5.0
 
 
-@dataclass
 class Step:
     """A step at work: `detail` is shown when it ends, `skipped` when there was nothing to do."""
 
-    name: str
-    detail: str = ""
-    skipped: bool = False
-    seconds: float = 0.0
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.detail = ""
+        self.skipped = False
+        self.seconds = 0.0
 
 
 class Progress:
@@ -57,15 +57,14 @@ class Progress:
             self._console.line(f"  {self._label}: {done}{of_total}{'' if in_bytes else ' ' + self._unit}")
 
 
-@dataclass
 class Console:
     """The terminal of one command. `json_mode` keeps standard output for the one document."""
 
-    json_mode: bool = False
-    stream: TextIO = field(default_factory=lambda: sys.stderr)
-
-    # One for all that is drawn: two would draw over each other, a step's spinner over a progress bar.
-    _drawing: rich.console.Console | None = field(default=None, init=False, repr=False)
+    def __init__(self, *, json_mode: bool = False, stream: TextIO | None = None) -> None:
+        self.json_mode = json_mode
+        self.stream = stream or sys.stderr
+        # One for all that is drawn: two would draw over each other, a step's spinner over a progress bar.
+        self._drawing: rich.console.Console | None = None
 
     @property
     def interactive(self) -> bool:

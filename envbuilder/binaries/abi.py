@@ -13,7 +13,6 @@ import itertools
 import os
 import pickle
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,6 +33,7 @@ from envbuilder.binaries.verdicts import (
     Skipped,
     Verdict,
 )
+from envbuilder.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

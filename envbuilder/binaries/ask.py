@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.abi import check_catalog, check_environment, check_files, check_wheel, machine_of
@@ -17,7 +16,7 @@ from envbuilder.binaries.place import editables_of, place_of
 from envbuilder.binaries.symbols import owned_by_torch
 from envbuilder.binaries.verdicts import Skipped, merged
 from envbuilder.errors import ConfigurationError, UsageError
-from envbuilder.values import value
+from envbuilder.values import replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

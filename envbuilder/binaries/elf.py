@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import struct
 import sys
-from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.layout import (
@@ -26,7 +25,7 @@ from envbuilder.binaries.layout import (
     read_segments,
 )
 from envbuilder.binaries.source import FileSource
-from envbuilder.values import value
+from envbuilder.values import made, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -188,7 +187,7 @@ class Tables:
     source: ByteSource
     machine: str
     segments: tuple[Segment, ...] = ()
-    dynamic: Dynamic = field(default_factory=lambda: Dynamic(needed=(), values={}))
+    dynamic: Dynamic = made(default_factory=lambda: Dynamic(needed=(), values={}))
 
     def place(self, tag: int) -> int:
         """Return the place in the file of the table that a tag points at."""

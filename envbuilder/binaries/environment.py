@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from envbuilder import reading
 from envbuilder.binaries.verdicts import TorchInfo
 from envbuilder.errors import ConfigurationError
 from envbuilder.torch_version import parse_torch_version
-from envbuilder.values import value
+from envbuilder.values import replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -19,11 +19,11 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds, read_header, read_sections
 from envbuilder.binaries.source import FileSource
+from envbuilder.values import replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,7 +73,7 @@ class Code(NamedTuple):
         return f"{'compute' if self.ptx else 'sm'}_{self.arch}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class GpuCode:
     """The GPU code of one file: for each different set of code that its translation units carry, how many carry it.
 

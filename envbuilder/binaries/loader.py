@@ -13,7 +13,6 @@ import errno
 import functools
 import os
 from collections import Counter, deque
-from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, elf_of, open_tables, references_of
@@ -22,7 +21,7 @@ from envbuilder.binaries.lookup import Provider, TableProvider, provider_in
 from envbuilder.binaries.source import FileSource
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DRIVER_SONAMES, PYTHON_SYMBOL, driver_symbol, named_by_system
-from envbuilder.values import value
+from envbuilder.values import made, value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -180,7 +179,7 @@ class Process:
     that name is (a torch wheel's CUDA libraries).
     """
 
-    loaded: Mapping[str, str] = field(default_factory=dict)
+    loaded: Mapping[str, str] = made(default_factory=dict)
     visible: tuple[str, ...] = ()
     from_system: frozenset[str] = frozenset()
     assumed: frozenset[str] = frozenset()

@@ -6,18 +6,16 @@ sonames there are, and up to which symbol version. The model can also be read fr
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import glob
 import os
 import re
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.layout import MalformedElfError
-from envbuilder.values import value
+from envbuilder.values import made, replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -47,7 +45,7 @@ class System:
 
     name: str
     sonames: frozenset[str] = BASE_SONAMES
-    ceilings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ceilings: Mapping[str, tuple[int, ...]] = made(default_factory=dict)
     folders: tuple[str, ...] = ()
     variable: tuple[str, ...] = ()
 
@@ -123,9 +121,7 @@ def this_system(machine: str) -> System:
     default = [Path(root) / part for root in ("/lib", "/usr/lib", "/usr/local/lib") for part in (f"{machine}-linux-gnu", "")]
     variable = [Path(entry).absolute() for entry in re.split("[:;]", os.environ.get("LD_LIBRARY_PATH", "")) if entry]
     configured = (*_configured_folders(Path("/etc/ld.so.conf")), *default)
-    return dataclasses.replace(
-        read_system(Path("/"), machine=machine), name="this machine", folders=_present(configured), variable=_present(variable)
-    )
+    return replace(read_system(Path("/"), machine=machine), name="this machine", folders=_present(configured), variable=_present(variable))
 
 
 def _present(folders: Iterable[Path]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +118,8 @@ class AbiReport:
         return not any(extension.fails for extension in self.extensions)
 
     def as_json(self) -> dict[str, Any]:
+        from dataclasses import asdict  # noqa: PLC0415 - ten milliseconds, for who prints a document only
+
         return {"schema": SCHEMA, "ok": self.ok, **asdict(self)}
 
     @staticmethod

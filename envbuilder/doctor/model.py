@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import field
 from typing import TYPE_CHECKING
 
 from envbuilder.values import value
@@ -102,7 +101,7 @@ class Examination:
     host: str
     environment: str = ""
     chosen_by: str = ""
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[Finding, ...] = ()
 
 
 def _answer(

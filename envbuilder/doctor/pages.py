@@ -20,16 +20,16 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from envbuilder.doctor.commands import pastable, quoted
+from envbuilder.values import value
 
 _FOLDER = Path(__file__).with_name("pages")
 _HEADING = re.compile(r"^## (EB-[A-Z]+-\d{3}) (\S+)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Page:
     """The explanation of one id."""
 

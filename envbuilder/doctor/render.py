@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.model import Severity, Status
 from envbuilder.doctor.pages import commands_for, page
 from envbuilder.facts import redact
+from envbuilder.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -41,7 +41,7 @@ _MOST_EVIDENCE = 4
 _MOST_COMMANDS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Style:
     """How to print: colour, and whether the terminal can show more than ASCII."""
 

@@ -7,10 +7,11 @@ the threads that the pages name.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from envbuilder.values import value
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Signature:
     """`needle` is a plain text in every matching line; `root` is lower for causes than for what follows from them."""
 

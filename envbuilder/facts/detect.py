@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from envbuilder import reading
+from envbuilder.values import value
 
 _NVIDIA = "0x10de"
 _GB10 = "0x2e12"
@@ -45,7 +45,7 @@ class Machine(enum.StrEnum):
     CPU = "cpu"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Identity:
     """What the machine is: `product` is a trade name ("" if unknown), `evidence` one line per sign, raw values included."""
 

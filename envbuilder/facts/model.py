@@ -6,9 +6,7 @@ Memory is in kB as /proc/meminfo has it, sizes elsewhere in bytes. Nothing here 
 
 from __future__ import annotations
 
-from dataclasses import field
-
-from envbuilder.values import value
+from envbuilder.values import made, value
 
 SCHEMA = "envbuilder/facts/1"
 
@@ -210,7 +208,7 @@ class Compilers:
     dangling_cuda: tuple[str, ...] = ()
     lost_programs: tuple[str, ...] = ()
     not_executable: tuple[str, ...] = ()
-    ptxas_releases: dict[str, str] = field(default_factory=dict)
+    ptxas_releases: dict[str, str] = made(default_factory=dict)
 
 
 @value
@@ -412,7 +410,7 @@ class Project:
     rust_channel: str = ""
     sm120_only_guard: bool = False
     torch_source_transitive: bool = False
-    wheel_versions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    wheel_versions: dict[str, tuple[str, ...]] = made(default_factory=dict)
     build_metadata_unknown: tuple[str, ...] = ()
 
 

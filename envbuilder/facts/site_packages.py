@@ -10,12 +10,12 @@ import os
 import re
 import struct
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder import reading
 from envbuilder.facts.model import Distribution, SharedFile
 from envbuilder.torch_version import TorchBuild, parse_torch_version
+from envbuilder.values import replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +40,7 @@ class _Library(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Installed:
     """What the RECORDs of an environment say: its files, their bytes, and the paths that several distributions own."""
 
@@ -223,8 +223,8 @@ def vllm_module_of(site: Path, architecture: str) -> str | None:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Dict):
             continue
-        for key, value in zip(node.keys, node.values, strict=True):
-            match key, value:
+        for pair in zip(node.keys, node.values, strict=True):
+            match pair:
                 case ast.Constant(value=str(name)), ast.Tuple(elts=[ast.Constant(value=str(module)), *_]) if name == architecture:
                     return module if (models / f"{module}.py").is_file() or (models / module).is_dir() else None
                 case _:

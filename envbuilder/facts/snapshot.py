@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from envbuilder import __version__, elsewhere
 from envbuilder.facts import detect
 from envbuilder.facts.model import Choice, Environment, Extension, Reading, Snapshot
 from envbuilder.facts.world import World
+from envbuilder.values import replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ LIMIT_S = 5.0
 _EXTENSIONS_LIMIT_S = 20
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Reader:
     """A named part of the world. `limit_s` counts from its start."""
 

@@ -10,11 +10,11 @@ import functools
 import os
 import re
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder import reading
+from envbuilder.values import made, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,15 +30,15 @@ def _here() -> Path:
         return Path("/nonexistent")
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class World:
     """`live` when the root is this machine's own: only then are programs started and sockets opened."""
 
     root: Path = Path("/")
-    variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    directory: Path = field(default_factory=_here)
-    uid: int = field(default_factory=os.getuid)
-    gids: tuple[int, ...] = field(default_factory=lambda: (os.getgid(), *os.getgroups()))
+    variables: Mapping[str, str] = made(default_factory=lambda: os.environ)
+    directory: Path = made(default_factory=_here)
+    uid: int = made(default_factory=os.getuid)
+    gids: tuple[int, ...] = made(default_factory=lambda: (os.getgid(), *os.getgroups()))
 
     @functools.cached_property
     def live(self) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import pickle
-from dataclasses import field
+import subprocess
+import sys
 
 import pytest
 
-from envbuilder.values import value
+from envbuilder.values import made, replace, value
 
 
 @value
@@ -18,7 +20,7 @@ class Point:
 
     x: int
     y: int = 0
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = made(default_factory=dict)
 
     @property
     def far(self) -> bool:
@@ -31,7 +33,7 @@ class Other:
 
     x: int
     y: int = 0
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = made(default_factory=dict)
 
 
 def test_it_is_made_of_names_and_defaults_and_nothing_else() -> None:
@@ -72,9 +74,38 @@ def test_the_tools_for_dataclasses_work() -> None:
     point = Point(x=1, names={"a": "b"})
     assert dataclasses.is_dataclass(point)
     assert [one.name for one in dataclasses.fields(point)] == ["x", "y", "names"]
-    assert dataclasses.replace(point, y=5) == Point(x=1, y=5, names={"a": "b"})
+    assert dataclasses.asdict(point) == {"x": 1, "y": 0, "names": {"a": "b"}}
+    assert [one.default_factory for one in dataclasses.fields(Point)][1:] == [dataclasses.MISSING, dict]
+    assert dataclasses.replace(point, y=5) == replace(point, y=5) == Point(x=1, y=5, names={"a": "b"})
     assert pickle.loads(pickle.dumps(point)) == copy.deepcopy(point) == point  # noqa: S301 - our own bytes
     assert repr(point) == "Point(x=1, y=0, names={'a': 'b'})"
+
+
+def test_what_a_value_remembers_is_no_field() -> None:
+    """A cached property lies among the fields: a changed copy must compute it again."""
+    first = Remembering(x=1)
+    assert first.twice == 2
+    assert replace(first, x=2).twice == 4
+    with pytest.raises(TypeError):
+        replace(first, twice=3)
+
+
+@value
+class Remembering:
+    """Computes once."""
+
+    x: int
+
+    @functools.cached_property
+    def twice(self) -> int:
+        return 2 * self.x
+
+
+def test_defining_values_does_not_import_dataclasses() -> None:
+    """It takes a tenth of the doctor's time; whoever asks for the fields pays for it."""
+    code = "import sys; import envbuilder.facts.model, envbuilder.doctor.model, envbuilder.cli; print('dataclasses' in sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_a_class_costs_a_fraction_of_what_dataclass_generates() -> None:
