@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from snapshots import H100, HEALTHY, SPARK, variables
 
@@ -256,3 +257,17 @@ def test_peoples_names_are_those_of_accounts_and_homes(monkeypatch: pytest.Monke
 def test_a_page_that_is_printed_keeps_paths_that_can_be_pasted() -> None:
     assert redact.text("rm -r /data/alice/x") == "rm -r /data/alice/x"
     assert redact.tree(variables(SPARK, HF_HOME="/data/alice/hf")).variables["HF_HOME"] == "/data/<user>/hf"
+
+
+@pytest.mark.parametrize("rule", [*redact._RULES, *redact._ADDRESSES, *redact._ANY_ADDRESS], ids=lambda rule: rule.pattern[:30])
+def test_what_a_pattern_matches_holds_one_of_its_needles(rule: redact._Rule) -> None:
+    """A rule is passed over where no needle is: a match without one would be given away."""
+    without_conditions = re.sub(r"\(\?=[^()]*\)", "", rule.pattern)  # matches more, and is easier to make examples of
+
+    @given(st.data())
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+    def matched(data: st.DataObject) -> None:
+        text = data.draw(st.from_regex(without_conditions, alphabet=st.characters(max_codepoint=127)))
+        assert any(text.lower().count(needle) >= rule.times for needle in rule.needles)
+
+    matched()
