@@ -11,7 +11,6 @@ import fnmatch
 import gc
 import itertools
 import os
-import pickle
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -174,6 +173,8 @@ def _on_two_cores(judge: Callable[[str], _Judged], paths: Sequence[str]) -> list
     """Judge every path, in order; every second one in a child, where there are many."""
     if len(paths) < _MANY:
         return [judge(path) for path in paths]
+    import pickle  # noqa: PLC0415 - what has few files needs none
+
     rest = elsewhere.start(lambda: pickle.dumps([judge(path) for path in paths[1::2]]), limit_s=_CHILD_LIMIT_S)
     mine = [judge(path) for path in paths[::2]]
     theirs: list[_Judged] = pickle.loads(rest())  # noqa: S301 - from our own child
