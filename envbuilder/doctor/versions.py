@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 Release = tuple[int, ...]
 _NUMBERS = r"([0-9]{1,9}(?:\.[0-9]{1,9})*)"
 _BEFORE_OR_AFTER = r"((?:\.?(?:a|b|rc)[0-9]{1,9})?)((?:\.?post[0-9]{1,9})?)((?:\.?dev[0-9]{1,9})?)"
-_VERSION = re.compile(rf"{_NUMBERS}{_BEFORE_OR_AFTER}(?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?")
-_CLAUSE = re.compile(rf"\s*(==|!=|<=|>=|<|>|~=)\s*{_NUMBERS}(?:(\.\*)|{_BEFORE_OR_AFTER})\s*")
+_LABEL = r"((?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?)"
+_VERSION = re.compile(rf"{_NUMBERS}{_BEFORE_OR_AFTER}{_LABEL}")
+_CLAUSE = re.compile(rf"\s*(==|!=|<=|>=|<|>|~=)\s*{_NUMBERS}(?:(\.\*)|{_BEFORE_OR_AFTER}{_LABEL})\s*")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
 _COMPARISON = re.compile(r"\s*([a-z_]+)\s*(==|!=|<=|>=|<|>)\s*(?:'([^'\"]*)'|\"([^'\"]*)\")\s*")
 _NUMBERED = frozenset({"python_version", "python_full_version"})
@@ -99,13 +100,15 @@ def _compared(found: re.Match[str], clause: re.Match[str]) -> bool | None:
     one, other = one + (0,) * (digits - len(one)), other + (0,) * (len(one) - digits)
     final = not any(found.group(2, 3, 4))
     if operator == "~=" or wildcard:
-        if not final or any(clause.group(4, 5, 6)):
+        if not final or any(clause.group(4, 5, 6, 7)):
             return None
         if operator == "~=":
             return one >= other and one[: digits - 1] == other[: digits - 1] if digits > 1 and not wildcard else None
         return _OPERATORS[operator](one[:digits], other[:digits]) if operator in {"==", "!="} else None
+    if clause[7] and operator not in {"==", "!="}:
+        return None
     if one == other:
-        if not final or clause[5]:
+        if not final or clause[5] or clause[7]:
             return None
         if clause[4] or clause[6]:  # a pre-release comes before the release of its number
             other = (*other[:-1], other[-1] - 1)
