@@ -44,6 +44,8 @@ _MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
 _MAX_PATH = 1 << 12  # of RPATH or RUNPATH; the longest has 179 characters
 _MAX_NEEDED = 1 << 10  # each is looked for in each folder of that path; the most are 22
+_SPARSE = 2048  # bytes between two names, from which on each is read by itself
+_OVERLAP = "symbol names overlap without bound"
 _FIRST_STRINGS = 1 << 14
 
 _DT_PLTRELSZ, _DT_HASH, DT_STRTAB, DT_SYMTAB, _DT_RELA, _DT_RELASZ, DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
@@ -321,14 +323,27 @@ def _names(tables: Tables, places: Sequence[int]) -> list[str]:
     """Return the names at these places of the string table, decoded as Latin-1, which keeps every byte."""
     if not places:
         return []
+    if max(places) - min(places) > _SPARSE * len(places):
+        return _single_names(tables, places)
     strings = raw_strings(tables)
     find = strings.find
     ends = [find(0, place, place + _MAX_NAME) for place in places]
     if min(ends) < 0:
         raise MalformedElfError("a symbol's name without end")
     if sum(ends) - sum(places) > MAX_STRINGS:  # a table of one long string, and a million places to start
-        raise MalformedElfError("symbol names overlap without bound")
+        raise MalformedElfError(_OVERLAP)
     return [strings[place:end].decode("latin-1") for place, end in zip(places, ends, strict=True)]
+
+
+def _single_names(tables: Tables, places: Sequence[int]) -> list[str]:
+    """Read each name by itself: a few hundred in a table of megabytes (Triton's has 14)."""
+    names, room = [], MAX_STRINGS
+    for place in places:
+        names.append(tables.string(place))
+        room -= len(names[-1])
+        if room < 0:
+            raise MalformedElfError(_OVERLAP)
+    return names
 
 
 def _version_needs(tables: Tables) -> Iterator[tuple[int, VersionNeed]]:
