@@ -239,7 +239,7 @@ class _Checker:
         if any(map(TORCH_LIBRARY.fullmatch, self._catalog.elf(path).needed)):
             return True
         try:
-            return not self._catalog.provider(path).without({f"PyInit_{name.removesuffix('.so')}"})
+            return self._catalog.defines(path, f"PyInit_{name.removesuffix('.so')}")
         except MalformedElfError:
             return True  # an ELF file that lies: better reported than passed over
 
@@ -295,7 +295,7 @@ class _Checker:
 
     def _defines(self, path: str, name: str) -> bool:
         try:
-            return not self._catalog.provider(path).without({name})
+            return self._catalog.defines(path, name)
         except MalformedElfError:
             return False
 

@@ -40,7 +40,7 @@ _MAX_NAME = 1 << 16
 _SHORT_NAME = 1 << 8
 MAX_STRINGS = 64 << 20
 _MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
-_MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
+MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
 _MAX_PATH = 1 << 12  # of RPATH or RUNPATH; the longest has 179 characters
 _MAX_NEEDED = 1 << 10  # each is looked for in each folder of that path; the most are 22
@@ -277,11 +277,11 @@ def raw_strings(tables: Tables) -> bytes:
     return tables.source.read(tables.place(DT_STRTAB), size) if DT_STRTAB in tables.dynamic.values else b""
 
 
-def version_marks(tables: Tables, count: int) -> Sequence[int]:
-    """Return each symbol's version index and its mark of being hidden; nothing where the file has no versions."""
+def version_marks(tables: Tables, count: int, *, first: int = 0) -> Sequence[int]:
+    """Return the version index of each symbol from `first` on, with its mark of being hidden; nothing where the file has no versions."""
     if DT_VERSYM not in tables.dynamic.values:
         return ()
-    return numbers(tables.source.read(tables.place(DT_VERSYM), 2 * count), "H")
+    return numbers(tables.source.read(tables.place(DT_VERSYM) + 2 * first, 2 * count), "H")
 
 
 def numbers(raw: bytes, code: str) -> Sequence[int]:
@@ -401,7 +401,7 @@ def _count_by_gnu_hash(tables: Tables) -> int:
     last: int = max(struct.unpack(f"<{bucket_count}I", tables.source.read(buckets_at, 4 * bucket_count)), default=0)
     if last < first:
         return 0
-    chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), _MAX_CHAIN)
+    chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), MAX_CHAIN)
     for number, (link,) in enumerate(struct.iter_unpack("<I", chain[: len(chain) // 4 * 4])):
         if link & 1:
             return last + number + 1
