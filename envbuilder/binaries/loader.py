@@ -263,23 +263,32 @@ class Loader:
                 return not provides or version in provides  # without any version the loader only warns
 
     def _missing(self, path: str, scope: Collection[str], closure: Closure) -> list[Reference]:
-        references = list(self._not_brought(self._catalog.references(path, but_to=self._judged_by_version(closure)), closure))
+        # The libraries that answered most so far come first: most names are found there, and many need not be opened.
+        answers = self._catalog.answers
+        members = sorted(
+            (member for member in scope if member != path), key=answers.__getitem__, reverse=True
+        )  # no file defines what it refers to
+        references = self._catalog.references(path, but_to=self._judged_by_version(closure))
         rest = {it.name for it in references if it.version is None}
+        if members and answers[members[0]]:
+            rest = self._without(members[0], rest)
+        needed = list(self._not_brought((it for it in references if it.version is not None or it.name in rest), closure))
+        rest = {it.name for it in needed if it.version is None}
         # A version was found in a certain library when the file was linked: that one is asked first.
         at = {dependency.soname: dependency.found for dependency in closure.dependencies if dependency.found in scope}
-        versioned = [it for it in references if it.version is not None and not self._defined_at(at.get(it.library or ""), it)]
-        # The libraries that answered most so far come first: most names are found there, and many need not be opened.
-        for member in sorted(scope, key=self._catalog.answers.__getitem__, reverse=True):
-            if member == path:
-                continue  # what it refers to, it does not define
+        versioned = [it for it in needed if it.version is not None and not self._defined_at(at.get(it.library or ""), it)]
+        for member in members:
             if not rest and not versioned:
                 break
-            provider = self._catalog.provider(member)
-            before = len(rest)
-            rest = provider.without(rest)
-            self._catalog.answers[member] += before - len(rest)
-            versioned = [reference for reference in versioned if not provider.satisfies(reference)]
+            rest = self._without(member, rest)
+            versioned = [reference for reference in versioned if not self._catalog.provider(member).satisfies(reference)]
         return [*(Reference(name, weak=False) for name in sorted(rest)), *versioned]
+
+    def _without(self, member: str, names: set[str]) -> set[str]:
+        """Return the names that a library does not define, and remember how many it did."""
+        rest = self._catalog.provider(member).without(names)
+        self._catalog.answers[member] += len(names) - len(rest)
+        return rest
 
     def _defined_at(self, path: str | None, reference: Reference) -> bool:
         return path is not None and self._catalog.provider(path).satisfies(reference)
