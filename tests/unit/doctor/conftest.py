@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envbuilder.facts.snapshot import take
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from envbuilder.facts.model import Snapshot
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "machines"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _redacted_once(redacted_once: None) -> None:
+    """Redaction has its tests in facts/test_redact.py: here the same few findings are printed over and over."""
+
+
+@pytest.fixture(scope="session")
+def snapshot_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Snapshot]:
+    """Each machine of MACHINES is written and looked at once, for all tests that only read what was found."""
+
+    @functools.cache
+    def look(name: str) -> Snapshot:
+        from simulated import MACHINES  # noqa: PLC0415 - its folder is on the path from here on
+
+        build = MACHINES[name].build(tmp_path_factory.mktemp("machine"))
+        return take(build.world(), environment=build.environment)
+
+    return look
