@@ -82,6 +82,14 @@ def _no_stray_programs(request: pytest.FixtureRequest) -> Iterator[None]:
     _own_folder = None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Iterator[None]:
+    """No test takes the machine's power away: what a thousand of them write need not reach the disk, which may be a slow one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # as fsync does, it refuses what is no open file
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _loopback_only() -> None:
     socket_allow_hosts(["127.0.0.1", "::1"], allow_unix_socket=True)
