@@ -1,12 +1,9 @@
 # shellcheck shell=sh
-# bootstrap ENV LOCK: print the interpreter of an environment that holds exactly LOCK, making it when it is not there.
+# bootstrap ENV LOCK: see to it that an environment holds exactly LOCK, making it when it is not there.
 # The environment is made under another name and renamed; the lock's copy inside it says what it was made from.
 bootstrap() {
     _env=$1 _lock=$2
-    if ! _current "$_env" "$_lock"; then
-        _make_environment "$_env" "$_lock" >&2
-    fi
-    printf '%s\n' "$_env/bin/python"
+    _current "$_env" "$_lock" || _make_environment "$_env" "$_lock" >&2
 }
 
 # Whether the environment was made from this lock and its interpreter is still there, in the version it was made for:

@@ -57,9 +57,25 @@ class _Parser(argparse.ArgumentParser):
 class _Help(argparse.HelpFormatter):
     """A module's docstring as a description: paragraphs are wrapped to the terminal, indented lines left alone."""
 
+    def __init__(self, prog: str) -> None:
+        # argparse makes one for each option, only to see whether it would work; asking shutil for the terminal's width
+        # imports four compressors.
+        super().__init__(prog, width=_columns() - 2)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.strip().split("\n\n")
         return "\n\n".join(it if it.startswith(" ") else super(_Help, self)._fill_text(it, width, indent) for it in paragraphs)
+
+
+def _columns() -> int:
+    """Return the terminal's width as shutil.get_terminal_size does: COLUMNS, the terminal's own word, or 80."""
+    stated = os.environ.get("COLUMNS", "")
+    if stated.isdecimal() and int(stated) > 0:
+        return int(stated)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):  # no terminal, or closed
+        return 80
 
 
 def main(argv: Sequence[str] | None = None) -> int:

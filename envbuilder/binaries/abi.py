@@ -11,7 +11,6 @@ import fnmatch
 import gc
 import itertools
 import os
-import pickle
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 OVERLAY_FOLDER = "_envbuilder_lib"  # stand-ins for system libraries, which a build's overlays load before vLLM
 _Judged = TypeVar("_Judged")
-_MANY, _CHILD_LIMIT_S = 64, 3600
+_MANY, _MOST_TICKETS, _CHILD_LIMIT_S = 64, 4096, 3600
 ANY_PYTHON = "any"  # a wheel may carry extensions for several
 
 
@@ -171,13 +170,29 @@ def _check(
 
 
 def _on_two_cores(judge: Callable[[str], _Judged], paths: Sequence[str]) -> list[_Judged]:
-    """Judge every path, in order; every second one in a child, where there are many."""
+    """Judge every path, in order. Where there are many, a child begins at the other end, and both go on until they meet.
+
+    What lies side by side needs the same libraries, whose tables only one of the two reads then. A pipe of tickets says
+    how many pieces are left.
+    """
     if len(paths) < _MANY:
         return [judge(path) for path in paths]
-    rest = elsewhere.start(lambda: pickle.dumps([judge(path) for path in paths[1::2]]), limit_s=_CHILD_LIMIT_S)
-    mine = [judge(path) for path in paths[::2]]
-    theirs: list[_Judged] = pickle.loads(rest())  # noqa: S301 - from our own child
-    return [judged for pair in itertools.zip_longest(mine, theirs) for judged in pair][: len(paths)]
+    import pickle  # noqa: PLC0415 - what has few files needs none
+
+    length = 1 + len(paths) // _MOST_TICKETS
+    pieces = [paths[start : start + length] for start in range(0, len(paths), length)]
+    tickets, sending = os.pipe()
+    os.write(sending, bytes(len(pieces)))
+    os.close(sending)
+
+    def judged(pieces: Iterable[Sequence[str]]) -> list[list[_Judged]]:
+        return [list(map(judge, piece)) for piece in itertools.takewhile(lambda _: os.read(tickets, 1), pieces)]
+
+    rest = elsewhere.start(lambda: pickle.dumps(judged(reversed(pieces))), limit_s=_CHILD_LIMIT_S)
+    mine = judged(pieces)
+    theirs: list[list[_Judged]] = pickle.loads(rest())  # noqa: S301 - from our own child
+    os.close(tickets)
+    return [one for piece in (*mine, *reversed(theirs)) for one in piece]
 
 
 def _with_expectation(report: ExtensionReport, expected: Iterable[ExpectedFault]) -> ExtensionReport:
@@ -224,7 +239,7 @@ class _Checker:
         if any(map(TORCH_LIBRARY.fullmatch, self._catalog.elf(path).needed)):
             return True
         try:
-            return not self._catalog.provider(path).without({f"PyInit_{name.removesuffix('.so')}"})
+            return self._catalog.defines(path, f"PyInit_{name.removesuffix('.so')}")
         except MalformedElfError:
             return True  # an ELF file that lies: better reported than passed over
 
@@ -280,7 +295,7 @@ class _Checker:
 
     def _defines(self, path: str, name: str) -> bool:
         try:
-            return not self._catalog.provider(path).without({name})
+            return self._catalog.defines(path, name)
         except MalformedElfError:
             return False
 

@@ -40,10 +40,12 @@ _MAX_NAME = 1 << 16
 _SHORT_NAME = 1 << 8
 MAX_STRINGS = 64 << 20
 _MAX_VERSION_BYTES = 1 << 15  # libstdc++ has the longest list: 3 kB
-_MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
+MAX_CHAIN = 1 << 14  # bytes of the last hash chain, which has a few entries
 _MAX_RELOCATION_BYTES = 64 << 20
 _MAX_PATH = 1 << 12  # of RPATH or RUNPATH; the longest has 179 characters
 _MAX_NEEDED = 1 << 10  # each is looked for in each folder of that path; the most are 22
+_SPARSE = 2048  # bytes between two names, from which on each is read by itself
+_OVERLAP = "symbol names overlap without bound"
 _FIRST_STRINGS = 1 << 14
 
 _DT_PLTRELSZ, _DT_HASH, DT_STRTAB, DT_SYMTAB, _DT_RELA, _DT_RELASZ, DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
@@ -275,11 +277,11 @@ def raw_strings(tables: Tables) -> bytes:
     return tables.source.read(tables.place(DT_STRTAB), size) if DT_STRTAB in tables.dynamic.values else b""
 
 
-def version_marks(tables: Tables, count: int) -> Sequence[int]:
-    """Return each symbol's version index and its mark of being hidden; nothing where the file has no versions."""
+def version_marks(tables: Tables, count: int, *, first: int = 0) -> Sequence[int]:
+    """Return the version index of each symbol from `first` on, with its mark of being hidden; nothing where the file has no versions."""
     if DT_VERSYM not in tables.dynamic.values:
         return ()
-    return numbers(tables.source.read(tables.place(DT_VERSYM), 2 * count), "H")
+    return numbers(tables.source.read(tables.place(DT_VERSYM) + 2 * first, 2 * count), "H")
 
 
 def numbers(raw: bytes, code: str) -> Sequence[int]:
@@ -321,14 +323,27 @@ def _names(tables: Tables, places: Sequence[int]) -> list[str]:
     """Return the names at these places of the string table, decoded as Latin-1, which keeps every byte."""
     if not places:
         return []
+    if max(places) - min(places) > _SPARSE * len(places):
+        return _single_names(tables, places)
     strings = raw_strings(tables)
     find = strings.find
     ends = [find(0, place, place + _MAX_NAME) for place in places]
     if min(ends) < 0:
         raise MalformedElfError("a symbol's name without end")
     if sum(ends) - sum(places) > MAX_STRINGS:  # a table of one long string, and a million places to start
-        raise MalformedElfError("symbol names overlap without bound")
+        raise MalformedElfError(_OVERLAP)
     return [strings[place:end].decode("latin-1") for place, end in zip(places, ends, strict=True)]
+
+
+def _single_names(tables: Tables, places: Sequence[int]) -> list[str]:
+    """Read each name by itself: a few hundred in a table of megabytes (Triton's has 14)."""
+    names, room = [], MAX_STRINGS
+    for place in places:
+        names.append(tables.string(place))
+        room -= len(names[-1])
+        if room < 0:
+            raise MalformedElfError(_OVERLAP)
+    return names
 
 
 def _version_needs(tables: Tables) -> Iterator[tuple[int, VersionNeed]]:
@@ -386,7 +401,7 @@ def _count_by_gnu_hash(tables: Tables) -> int:
     last: int = max(struct.unpack(f"<{bucket_count}I", tables.source.read(buckets_at, 4 * bucket_count)), default=0)
     if last < first:
         return 0
-    chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), _MAX_CHAIN)
+    chain = tables.upto(buckets_at + 4 * bucket_count + 4 * (last - first), MAX_CHAIN)
     for number, (link,) in enumerate(struct.iter_unpack("<I", chain[: len(chain) // 4 * 4])):
         if link & 1:
             return last + number + 1

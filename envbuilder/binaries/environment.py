@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder import reading
+from envbuilder import elsewhere, reading
 from envbuilder.binaries.verdicts import TorchInfo
 from envbuilder.errors import ConfigurationError
 from envbuilder.torch_version import parse_torch_version
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
 _TAGGED = re.compile(r"\.(?:cpython-(?P<cpython>\d+t?)[^.]*|(?P<stable>abi3t?)|(?P<other>pypy\d+|graalpy\w*)[^.]*)\.so$")
 _MAX_VERSION_FILE = 1 << 16
+_MANY_FOLDERS, _WALK_LIMIT_S = 256, 600
 # What torch/__init__.py loads by full path after its global dependencies (_preload_cuda_deps), in its order, as far as
 # it finds them: vLLM's spinloop and DeepGEMM find libnvrtc that way and no other.
 _PRELOADED = ("cublasLt", "cublas", "cudnn", "nvrtc", "nvrtc-builtins", "cudart", "cupti", "cufft", "curand")
@@ -49,26 +50,45 @@ class TorchBuild:
     assumed: frozenset[str]
 
 
-def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the paths of all files named like shared objects, or ending in one of `also`; in no order.
+def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> list[str]:
+    """Return the paths of all files named like shared objects, or ending in one of `also`; in no order.
 
-    Links to folders are not followed; what lies with bytecode or metadata is none.
+    Links to folders are not followed; what lies with bytecode or metadata is none. An environment has 5,000 folders:
+    where there are many, every second one is walked in a child.
     """
-    pending = [str(root)]
+    found: list[str] = []
+    pending = deque([str(root)])
+    while pending and len(pending) < _MANY_FOLDERS:
+        found += _scan(pending, also)
+    others = list(pending)[1::2]
+    rest = elsewhere.start(lambda: _walk(others, also), limit_s=_WALK_LIMIT_S) if others else list
+    return [*found, *_walk(list(pending)[::2], also), *rest()]
+
+
+def _walk(folders: Iterable[str], also: tuple[str, ...]) -> list[str]:
+    pending, found = deque(folders), list[str]()
     while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:  # 65,000 in an environment, nearly all of them files of no interest
-                    if entry.is_dir(follow_symlinks=False):
-                        if entry.name != "__pycache__" and not entry.name.endswith(".dist-info"):
-                            pending.append(entry.path)
-                        continue
-                    name = entry.name
-                    wanted = (".so" in name and SHARED_OBJECT.search(name) is not None) or (also and name.endswith(also))
-                    if wanted and not entry.is_dir():
-                        yield entry.path
-        except OSError:
-            continue  # a folder that vanished, or may not be read: what is in it cannot be imported either
+        found += _scan(pending, also)
+    return found
+
+
+def _scan(pending: deque[str], also: tuple[str, ...]) -> list[str]:
+    """Look through the first pending folder; add those in it to the end."""
+    found = []
+    try:
+        with os.scandir(pending.popleft()) as entries:
+            for entry in entries:  # 65,000 in an environment, nearly all of them files of no interest
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != "__pycache__" and not entry.name.endswith(".dist-info"):
+                        pending.append(entry.path)
+                    continue
+                name = entry.name
+                wanted = (".so" in name and SHARED_OBJECT.search(name) is not None) or (also and name.endswith(also))
+                if wanted and not entry.is_dir():
+                    found.append(entry.path)
+    except OSError:
+        pass  # a folder that vanished, or may not be read: what is in it cannot be imported either
+    return found
 
 
 def python_tag(path: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from envbuilder.binaries.verdicts import Verdict
@@ -29,7 +28,10 @@ def accepted_by(site_packages: Path) -> tuple[ExpectedFault, ...]:
     """Return the faults that an environment's own target accepts; none for an environment that is not ours."""
     environment = next((folder for folder in (site_packages, *site_packages.parents[:3]) if (folder / MARKER).is_file()), site_packages)
     try:
-        rules = json.loads((environment / MARKER).read_bytes())["expected-abi"]
+        content = (environment / MARKER).read_bytes()
+        import json  # noqa: PLC0415 - for environments that have the file
+
+        rules = json.loads(content)["expected-abi"]
         return tuple(ExpectedFault(path=rule["path"], verdict=Verdict(rule["verdict"]), reason=rule["reason"]) for rule in rules)
     except (OSError, ValueError, KeyError, TypeError):
         return ()

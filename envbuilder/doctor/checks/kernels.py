@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, gpus, numbers, pin_of, target_of, variable, vllm, wants_gpu, within
+from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, gpus, numbers, pin_of, target_of, variable, vllm, wants_gpu
 from envbuilder.doctor.commands import a_toolkit, anew, install, quoted, toolkit, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check, only_in_logs
+from envbuilder.doctor.versions import within
 from envbuilder.facts.detect import fitting
 
 if TYPE_CHECKING:

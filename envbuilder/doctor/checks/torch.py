@@ -16,11 +16,11 @@ from envbuilder.doctor.checks.common import (
     variable,
     vllm,
     wants_gpu,
-    within,
 )
 from envbuilder.doctor.commands import align, backend, install, reinstall, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
+from envbuilder.doctor.versions import within
 
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict

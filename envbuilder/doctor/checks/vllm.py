@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, on_spark, target_of, variable, vllm, wants_gpu, within
+from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, on_spark, target_of, variable, vllm, wants_gpu
 from envbuilder.doctor.commands import align, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check, only_in_logs
+from envbuilder.doctor.versions import within
 
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict

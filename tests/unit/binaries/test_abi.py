@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from envbuilder import elsewhere
 from envbuilder.binaries import loader
 from envbuilder.binaries.abi import ExpectedFault, check_environment, check_files, check_wheel
 from envbuilder.binaries.abi_text import render, summary
@@ -297,6 +298,18 @@ def test_folders_that_hold_no_modules_are_not_entered(forge: Forge) -> None:
         "a/x.so.1",
         "dist-info/x.so.1",
     ]
+
+
+def test_every_folder_of_many_is_walked_once(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are many, every second one is walked in a child: none is left out, at whatever depth, and none comes twice."""
+    children = []
+    start = elsewhere.start
+    monkeypatch.setattr(elsewhere, "start", lambda work, **limit: children.append(work) or start(work, **limit))
+    expected = {forge.file(f"p{number}/{'d/' * (number % 5)}x.so") for number in range(400)}
+    found = shared_objects(forge.root)
+    assert len(found) == 400
+    assert set(found) == set(map(str, expected))
+    assert len(children) == 1, "this is not what the test is about"
 
 
 def test_a_text_named_as_an_extension_is_a_fault(forge: Forge) -> None:

@@ -107,6 +107,16 @@ def test_a_long_name_far_inside_is_read_whole(forge: Forge) -> None:
     assert read_elf_path(path).soname == "lib" + "x" * 400 + ".so"
 
 
+def test_names_far_apart_are_read_one_by_one_and_the_same(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's table of names has 14 MB, of which a few hundred names are wanted."""
+    path = forge.so("x.so", uses=["first", "l" * 300, "last"], defines=[f"s{i}" for i in range(50)])
+    whole = read_symbols_path(path)
+    monkeypatch.setattr(elf, "_SPARSE", 0)
+    monkeypatch.setattr(elf, "raw_strings", None)  # the whole table is not read
+    assert read_symbols_path(path) == whole
+    assert {it.name for it in whole.undefined} >= {"first", "l" * 300, "last"}
+
+
 def _dynsym(data: bytearray) -> list[int]:
     """The places of the entries of .dynsym, by the section headers."""
     source = MemorySource(bytes(data))
@@ -191,7 +201,8 @@ def test_what_is_looked_for_in_too_many_places_is_refused(forge: Forge, monkeypa
         read_elf_path(forge.so("three.so", needs=needs))
 
 
-def test_overlapping_names_do_not_fill_memory(forge: Forge) -> None:
+@pytest.mark.parametrize("sparse", [2048, 0])
+def test_overlapping_names_do_not_fill_memory(forge: Forge, monkeypatch: pytest.MonkeyPatch, sparse: int) -> None:
     """4,000 symbols, each naming another place in one long string: 80 MB of names from a file of 100 kB, and so on upwards."""
     names = [f"s{i}" for i in range(4000)]
     path = forge.so("x.so", defines=names, flags=["-Wl,--hash-style=sysv"])
@@ -201,6 +212,9 @@ def test_overlapping_names_do_not_fill_memory(forge: Forge) -> None:
     data[strings.offset : strings.offset + strings.size - 1] = b"A" * (strings.size - 1)
     for number, at in enumerate(_dynsym(data)):
         struct.pack_into("<I", data, at, number % 100 + 1)
+    monkeypatch.setattr(elf, "_SPARSE", sparse)
+    if not sparse:  # a name alone is at most 64 kB
+        monkeypatch.setattr(elf, "_MAX_NAME", 1 << 20)
     with pytest.raises(MalformedElfError, match="overlap without bound"):
         read_symbols(MemorySource(bytes(data)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from envbuilder.binaries.elf import Reference, SymbolTable, open_tables, read_symbols, read_symbols_path
 from envbuilder.binaries.layout import MalformedElfError, read_header, read_sections
-from envbuilder.binaries.lookup import HashProvider, Provider, TableProvider, gnu_hash, provider_in
+from envbuilder.binaries.lookup import HashProvider, Provider, TableProvider, defines, gnu_hash, provider_in
 from envbuilder.binaries.source import FileSource, MemorySource
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def test_every_name_of_a_real_library_is_found_and_no_other() -> None:
     assert isinstance(provider, HashProvider)
     plain = {name for name in table.defined if "@" not in name}
     assert provider.without(plain | {"no_such_function", ""}) == {"no_such_function", ""}
+    with FileSource(path) as source:
+        tables = open_tables(source)
+        assert {name for name in {entry.partition("@")[0] for entry in table.defined} if defines(tables, name)} == plain
+        assert not defines(tables, "no_such_function")
     whole = TableProvider(table)
     for entry in (entry for entry in table.defined if "@" in entry):
         name, _, version = entry.partition("@")
@@ -87,6 +92,8 @@ def test_a_library_of_few_names_answers_many_as_it_does_one(forge: Forge, tmp_pa
     others = {f"other_{number}" for number in range(asked_for)}
     for names in ({"first"} | others, {"second"} | others, {"first", "second", "third"} | others):
         assert provider.without(names) == whole.without(names)
+        with FileSource(path) as source:
+            assert {name for name in names if not defines(open_tables(source), name)} == whole.without(names)
     assert provider.without({"first", "second", "third"} | others) == {"second"} | others
 
 
@@ -100,12 +107,16 @@ def test_what_is_only_referred_to_or_hidden_is_not_found(forge: Forge) -> None:
     for at in range(symbols.offset + 24, symbols.offset + symbols.size, 24):
         data[at + 5] = 2  # STV_HIDDEN
     assert provider_in(open_tables(MemorySource(bytes(data)))).without({"shown"}) == {"shown"}
+    assert not defines(open_tables(MemorySource(bytes(data))), "shown")
 
 
 def test_files_without_a_gnu_hash_table_are_read_whole(forge: Forge) -> None:
-    provider = provider_at(forge.so("x.so", defines=["a"], flags=["-Wl,--hash-style=sysv"]))
+    path = forge.so("x.so", defines=["a"], flags=["-Wl,--hash-style=sysv"])
+    provider = provider_at(path)
     assert isinstance(provider, TableProvider)
     assert provider.without({"a", "b"}) == {"b"}
+    with FileSource(path) as source:
+        assert [defines(open_tables(source), name) for name in "ab"] == [True, False]
     assert TableProvider(SymbolTable(defined=frozenset({"abc"}))).weight == 3
 
 
@@ -124,6 +135,9 @@ def test_corrupted_tables_end_in_an_answer_or_malformed(sample: bytes, edits: li
     data = bytearray(sample)
     for at, new in edits:
         data[at : at + len(new)] = new
+    with contextlib.suppress(MalformedElfError):
+        for number in range(50):
+            defines(open_tables(MemorySource(bytes(data))), f"name_{number}")
     try:
         provider = provider_in(open_tables(MemorySource(bytes(data))))
         provider.without({f"name_{number}" for number in range(50)})

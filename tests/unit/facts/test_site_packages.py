@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envbuilder.facts.site_packages import distributions, find_site, installed, torch_build, vllm_module_of
+from envbuilder.facts.site_packages import distributions, find_site, installed, torch_build
+from envbuilder.facts.vllm_source import vllm_module_of
 from envbuilder.torch_version import TorchBuild
 
 if TYPE_CHECKING:
