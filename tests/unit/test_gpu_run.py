@@ -40,9 +40,7 @@ def test_a_stage_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None
     alive = tmp_path / "alive"
     child = f"import time, pathlib\nwhile True:\n    pathlib.Path({str(alive)!r}).write_text(str(time.time())); time.sleep(0.02)"
     parent = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
-    started = time.monotonic()
-    assert run_module().run_child([sys.executable, "-c", parent], log=tmp_path / "log", limit_s=1.5) is None
-    assert time.monotonic() - started < 20
+    assert run_module().run_child([sys.executable, "-c", parent], log=tmp_path / "log", limit_s=1.5) is None, "it ended by itself"
     assert alive.exists(), "the child had not started: this proved nothing"
     time.sleep(0.2)
     before = alive.read_text()

@@ -28,6 +28,7 @@ from envbuilder.compile.policy import Unit
 from envbuilder.compile.workspace import Workspace
 from envbuilder.console import Console
 from envbuilder.errors import ProgramError, StepError
+from tests.unit.compile.rounds import hurried_launcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +68,7 @@ def small_build(root: Path, units: Sequence[str] = UNITS) -> Build:
     for name in ("run", "records", "tmp", "obj"):
         (root / name).mkdir(parents=True, exist_ok=True)
     program(root / "tools/bin/ninja", NINJA.format(python=sys.executable, root=str(root), units=tuple(units)))
-    (root / "launcher.py").write_bytes(Path(launcher.__file__).read_bytes())
+    hurried_launcher(root)
     isolation = Isolation(way=Way.NONE, workspace=root, python=Path(sys.executable))
     small = {name: Unit(name=name, seconds=1, peak=1_000_000) for name in (f"_C/csrc/{unit}.cpp" for unit in units)}
     known = small | known_units(Path("none"), read_records(root))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 NAME = "vllm-0.23.0-1-cp38-abi3-manylinux_2_34_aarch64.whl"
 
 
+@functools.cache
+def _spec() -> Any:
+    spec = find_target("dgx-spark")[0].releases["0.23.0"].compile
+    assert spec is not None
+    return spec
+
+
 @dataclass
 class FakeMaker:
     """Makes a wheel of a few bytes in a millisecond; a second one differs if told so."""
@@ -55,8 +63,7 @@ class FakeMaker:
 
     @property
     def inputs(self) -> Any:
-        spec = find_target("dgx-spark")[0].releases["0.23.0"].compile
-        assert spec is not None
+        spec = _spec()
         return SimpleNamespace(spec=spec, libraries=dict.fromkeys((*spec.cuda, "torch"), self.published), tools={})
 
     def make(self, goal: Path, *, log: Path, workspace: Path | None = None) -> Made:

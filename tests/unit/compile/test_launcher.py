@@ -17,6 +17,7 @@ from envbuilder.compile.admission import Coordinator
 from envbuilder.compile.building import CompileError, explain_failure, known_units, read_records
 from envbuilder.compile.inside import launcher
 from envbuilder.compile.policy import GIB
+from tests.unit.compile.rounds import Free, hurried_launcher, settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,7 +167,7 @@ def test_what_ccache_says_is_understood(tmp_path: Path, words: str, result: str)
 
 
 def coordinator(folder: Path, cores: int) -> Coordinator:
-    return Coordinator(address=folder / "admission", cores=cores, known={}, free=lambda: 100 * GIB, reserve=0, claims=folder / "claims")
+    return Coordinator(address=folder / "admission", cores=cores, known={}, free=Free(100), reserve=0, claims=folder / "claims")
 
 
 def test_a_launcher_whose_build_is_gone_compiles_nothing(tmp_path: Path) -> None:
@@ -178,21 +179,21 @@ def test_a_launcher_whose_build_is_gone_compiles_nothing(tmp_path: Path) -> None
 
 def test_a_killed_launcher_s_place_is_free_again(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
-    slow = script(tmp_path / "slow", "exec sleep 60")
+    slow, launched = script(tmp_path / "slow", "exec sleep 60"), hurried_launcher(tmp_path)
     env = {"PATH": os.environ["PATH"], launcher.SOCKET: str(tmp_path / "admission"), launcher.RECORDS: str(tmp_path / "records")}
     started: list[str] = []
     serving = coordinator(tmp_path, 1)
     serving.on_start = lambda unit: started.append(unit.name)
     with serving.serving():
         first = subprocess.Popen(
-            [sys.executable, "-IS", SCRIPT, slow, "-c", "a", "-o", OBJECT], cwd=tmp_path, env=env, start_new_session=True
+            [sys.executable, "-IS", launched, slow, "-c", "a", "-o", OBJECT], cwd=tmp_path, env=env, start_new_session=True
         )
         deadline = time.monotonic() + 20
         while not started and time.monotonic() < deadline:
             time.sleep(0.05)
-        done = subprocess.Popen([sys.executable, "-IS", SCRIPT, *compile_command(source(tmp_path), OBJECT)], cwd=tmp_path, env=env)
+        done = subprocess.Popen([sys.executable, "-IS", launched, *compile_command(source(tmp_path), OBJECT)], cwd=tmp_path, env=env)
         (tmp_path / OBJECT).parent.mkdir(parents=True)
-        time.sleep(1)
+        settle(serving, waiting=1)
         assert done.poll() is None, "the second was not to start beside the first"
         os.killpg(first.pid, signal.SIGKILL)
         assert first.wait(timeout=10) == -signal.SIGKILL
@@ -217,7 +218,9 @@ def test_nothing_of_a_compile_outlives_its_build(tmp_path: Path, how: str) -> No
     deep = script(tmp_path / "nvcc", f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60' & wait")
     env = {"PATH": os.environ["PATH"], launcher.SOCKET: str(tmp_path / "admission"), launcher.RECORDS: str(tmp_path / "records")}
     with coordinator(tmp_path, 1).serving():
-        process = subprocess.Popen([sys.executable, "-IS", SCRIPT, deep, "-c", "a", "-o", OBJECT], cwd=tmp_path, env=env)
+        process = subprocess.Popen(
+            [sys.executable, "-IS", hurried_launcher(tmp_path), deep, "-c", "a", "-o", OBJECT], cwd=tmp_path, env=env
+        )
         deadline = time.monotonic() + 20
         while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

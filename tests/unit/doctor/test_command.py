@@ -16,7 +16,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from cases import SPEAKS
+from cases import SPEAKS, examined
 from simulated import spark
 from snapshots import SPARK, change
 
@@ -259,7 +259,7 @@ def test_a_page_with_a_fault_says_it_in_words_and_keeps_the_rest_short() -> None
 def test_every_finding_fits_80_columns_with_and_without_colour(id: str) -> None:
     snapshot = SPEAKS[id][1]
     alone = examine(snapshot, checks=[all_checks()[id]])  # with everything that passed beside it, test_machines.py looks at the page
-    for result, everything in ((examine(snapshot), False), (alone, True)):
+    for result, everything in ((examined(snapshot), False), (alone, True)):
         plain, coloured = (examination(result, Style(colour=colour), everything=everything) for colour in (False, True))
         assert re.sub("\033\\[[0-9;]*m", "", coloured) == plain, "colours add nothing and take nothing away"
         assert [line for line in plain.splitlines() if len(line) > 80 and not line.startswith(" " * 10)] == []

@@ -174,7 +174,8 @@ ODD = st.sampled_from(
     [
         *(None, True, 0, -1, 2**63, 10**99, 10**400, 1.5, float("nan"), float("-inf")),
         *("", "x" * 5000, "\ud800", "\0", "13.0"),
-        *([], [None], {}, {"": 1}, {"\033[2J": {}}, nested(50), nested(900)),
+        # No deeper: `damage` may move it into itself and copy that, where Python allows some 2,000 calls.
+        *([], [None], {}, {"": 1}, {"\033[2J": {}}, nested(50), nested(400)),
     ]
 )
 NEW_KEYS = st.sampled_from(["", "zz", "schema", "target", "\ud800", "\033[2J", "k" * 5000])

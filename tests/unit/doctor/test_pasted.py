@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cases import PASSES, SPEAKS
+from cases import PASSES, SPEAKS, examined
 from simulated import MACHINES
 from snapshots import HEALTHY, SPARK, change, with_dists
 
@@ -21,10 +21,9 @@ from envbuilder.doctor.model import Status
 from envbuilder.doctor.pages import commands_for, page
 from envbuilder.doctor.registry import all_checks
 from envbuilder.facts import redact
-from envbuilder.facts.snapshot import take
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from envbuilder.facts.model import Snapshot
 
@@ -53,23 +52,17 @@ def at(s: Snapshot, path: str) -> Snapshot:
 
 def told(s: Snapshot) -> Iterator[tuple[str, str]]:
     """Yield (id, command) of every finding that speaks, as it is printed."""
-    result = examine(s)
+    result = examined(s)
     for finding in result.findings:
         if finding.status in FAULTS:
             for command in commands_for(page(finding.check.id), finding.verdict.commands, result.environment):
                 yield finding.check.id, redact.text(command)
 
 
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
-    builds = [machine.build(tmp_path_factory.mktemp("machine")) for machine in MACHINES.values()]
-    return [take(build.world(), environment=build.environment) for build in builds]
-
-
 @pytest.fixture
-def findings(simulated: list[Snapshot], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def findings(snapshot_of: Callable[[str], Snapshot], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     monkeypatch.setenv("HOME", "/home/alice")
-    snapshots = [*HEALTHY.values(), *PASSES.values(), *(s for _, s in SPEAKS.values()), *simulated]
+    snapshots = [*HEALTHY.values(), *PASSES.values(), *(s for _, s in SPEAKS.values()), *map(snapshot_of, MACHINES)]
     moved = [at(s, ODD) for s in snapshots]
     return list(dict.fromkeys(pair for s in (*snapshots, *moved) for pair in told(s)))
 

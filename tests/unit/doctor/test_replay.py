@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from cases import PASSES, SPEAKS
+from cases import PASSES, SPEAKS, examined
 from snapshots import CPU, SPARK, change, dist, with_dists
 
 from envbuilder.cli import main
@@ -66,5 +66,7 @@ def test_markers_are_read_for_the_environments_machine(arch: str) -> None:
 def test_what_a_check_rests_on_is_saved(snapshot: Snapshot) -> None:
     """What redaction takes must decide no verdict: each check has a machine here where it speaks up."""
     again = from_json(json.loads(json.dumps(to_json(redact.tree(snapshot)))))
-    seen, replayed = ([(one.check.id, one.status, one.explained_by) for one in examine(which).findings] for which in (snapshot, again))
+    seen, replayed = (
+        [(one.check.id, one.status, one.explained_by) for one in which.findings] for which in (examined(snapshot), examine(again))
+    )
     assert replayed == seen

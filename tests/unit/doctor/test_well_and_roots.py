@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from envbuilder.facts.model import Snapshot
 
+pytestmark = pytest.mark.usefixtures("asked_once")
 GIB = 2**20  # in kB
 RTX = change(H100, nvml__gpus=(gpu("NVIDIA GeForce RTX 5090", "12.0", 34190917632),))
 PTXAS = {"TRITON_PTXAS_PATH": "/opt/ptxas"}

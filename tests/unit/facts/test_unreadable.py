@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
     from envbuilder.facts.model import Snapshot
 
+pytestmark = pytest.mark.usefixtures("redacted_once", "asked_once")
 IO_ERROR = "/proc/self/mem"  # its first page is never mapped: reading it is an I/O error, for root as well
 
 
@@ -78,16 +78,15 @@ def kind(request: pytest.FixtureRequest) -> Callable[[Path], None]:
     return request.param  # type: ignore[no-any-return]
 
 
+@pytest.mark.timeout(20)  # a pipe that is opened, or /dev/zero that is read to its end, is waited for without one
 def test_reading_it_gives_nothing_and_does_not_wait(kind: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     kind(path := Path("x"))
-    started = time.monotonic()
     assert reading.data(path) == b""
     assert reading.text(path) == ""
     assert cuda_release_of(path) == ""
     assert World(variables={}).tail(path, 100) == ""
     assert why_not_whole(path) != ""
-    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("path", ["/proc/1073741824/comm", "a\0b", "/etc/passwd/x", "/" + "n" * 300])
