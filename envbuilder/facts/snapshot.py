@@ -1,10 +1,17 @@
-"""All readers at once, each with its own time limit: one that fails or hangs leaves a hole in the snapshot, and says so."""
+"""All readers, each with its own time limit: one that fails or hangs leaves a hole in the snapshot, and says so.
+
+Those that wait (for a child, for the journal) have a thread each. The others are a few milliseconds of small files: they
+go one after the other, for twenty threads would spend more time on taking Python's lock from each other. Where one of
+them hangs, the next goes on in another thread.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +26,17 @@ if TYPE_CHECKING:
 
 LIMIT_S = 5.0
 _EXTENSIONS_LIMIT_S = 20
+_PATIENCE_S = 0.25
 
 
 @value
 class Reader:
-    """A named part of the world. `limit_s` counts from its start."""
+    """A named part of the world. `limit_s` counts from its start; `waits`: mostly for others, beside whom work can be done."""
 
     name: str
     read: Callable[[], Any]
     limit_s: float = LIMIT_S
+    waits: bool = False
 
 
 def take(
@@ -40,15 +49,15 @@ def take(
 ) -> Snapshot:
     """Read a machine, and the environment at `environment` (or the one in use) on it. Never raises for what it finds.
 
-    `meanwhile` is called once all readers run: work for a process that would else only wait.
+    `meanwhile` is called when only those that wait for others are left: work for a process that would else do nothing.
     """
     world = world or World()
     choice = Choice(path=str(world.directory / environment), why="--env") if environment else find_environment(world, target=target)
     chosen = Path(choice.path) if choice else None
     # The slowest starts before anything else is even imported, on another core.
-    early = [_Work(_extensions_reader(world.at(chosen)))] if chosen else []
+    early = [_extensions_reader(world.at(chosen))] if chosen else []
     identity = detect.identify(world.root)
-    values, readings = _gather([*early, *map(_Work, _readers(world, chosen, world.directory / model if model else None))], meanwhile)
+    values, readings = _gather([*early, *_readers(world, chosen, world.directory / model if model else None)], meanwhile)
     extensions = values.pop("extensions", None)
     found = values.get("environment")
     if isinstance(found, Environment) and found.valid:
@@ -124,9 +133,8 @@ def _readers(world: World, chosen: Path | None, model: Path | None) -> list[Read
     from envbuilder.facts import environment as environments  # noqa: PLC0415
 
     readers = [
-        # The two that wait (for a child, for a disk) start first.
-        Reader(name="nvml", read=lambda: driver.read_nvml(world)),
-        Reader(name="kernel_log", read=lambda: kernel_log.read_kernel_log(world)),
+        Reader(name="nvml", read=lambda: driver.read_nvml(world), waits=True),
+        Reader(name="kernel_log", read=lambda: kernel_log.read_kernel_log(world), waits=True),
         Reader(name="host", read=lambda: machine.read_host(world)),
         Reader(name="dgx", read=lambda: machine.read_dgx(world)),
         Reader(name="cpu", read=lambda: machine.read_cpu(world)),
@@ -156,26 +164,25 @@ def _extensions_reader(environment: Path) -> Reader:
         return read_extensions(environment)
 
     found = elsewhere.start(work, limit_s=_EXTENSIONS_LIMIT_S)
-    return Reader(name="extensions", read=lambda: tuple(Extension(**fields) for fields in found()), limit_s=_EXTENSIONS_LIMIT_S)
+    return Reader(name="extensions", read=lambda: tuple(Extension(**fields) for fields in found()), limit_s=_EXTENSIONS_LIMIT_S, waits=True)
 
 
 def read_all(readers: Iterable[Reader]) -> tuple[dict[str, Any], tuple[Reading, ...]]:
     """Run readers side by side; return what they gave, and how each fared."""
-    return _gather([_Work(reader) for reader in readers], None)
+    return _gather(readers, None)
 
 
-def _gather(running: list[_Work], meanwhile: Callable[[], object] | None) -> tuple[dict[str, Any], tuple[Reading, ...]]:
-    """Wait for readers, each as long as it may take.
-
-    A thread that hangs in the kernel (a dead network mount, a wedged driver) cannot be ended: it is a daemon, left
-    behind, and dies with the process.
-    """
-    values: dict[str, Any] = {}
+def _gather(readers: Iterable[Reader], meanwhile: Callable[[], object] | None) -> tuple[dict[str, Any], tuple[Reading, ...]]:
+    """Wait for readers, each as long as it may take."""
+    works = [_Work(reader) for reader in readers]
+    for work in (work for work in works if work.reader.waits):
+        _in_a_thread(work.run)
+    _one_after_the_other(deque(work for work in works if not work.reader.waits))
     if meanwhile is not None:
         meanwhile()
+    values: dict[str, Any] = {}
     readings = []
-    for work in running:
-        work.wait()
+    for work in works:
         reading, value = work.result()
         readings.append(reading)
         if reading.status == "ok" and value is not None:
@@ -183,37 +190,63 @@ def _gather(running: list[_Work], meanwhile: Callable[[], object] | None) -> tup
     return values, tuple(readings)
 
 
+def _one_after_the_other(pending: deque[_Work]) -> None:
+    """Have readers run in order; whoever has waited long enough for one leaves it behind, and goes on with the next."""
+
+    def drain() -> None:
+        while pending:
+            with contextlib.suppress(IndexError):  # a thread that was left behind came back, and took the last one
+                pending.popleft().run()
+
+    while pending:
+        thread = _in_a_thread(drain)
+        while thread and thread.is_alive():
+            left = len(pending)
+            thread.join(_PATIENCE_S)
+            if left == len(pending):
+                break
+
+
+def _in_a_thread(work: Callable[[], None]) -> threading.Thread | None:
+    """Start work in a thread, or do it here, where a limit on processes allows none.
+
+    A thread that hangs in the kernel (a dead network mount, a wedged driver) cannot be ended: it is a daemon, left
+    behind, and dies with the process.
+    """
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        work()
+        return None
+    return thread
+
+
 class _Work:
-    """One reader in its thread, started at once."""
+    """One reader at work, and what came of it."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self.thread = threading.Thread(target=self._run, name=reader.name, daemon=True)
+        self._done = threading.Event()
         self._value: Any = None
         self._error = ""
+        self._started = time.monotonic()
         self._milliseconds = 0
-        self.started = time.monotonic()
-        try:
-            self.thread.start()
-        except RuntimeError:  # a limit on processes counts threads: done here then, and waited for
-            self._run()
 
-    def wait(self) -> None:
-        if self.thread.is_alive():
-            self.thread.join(max(0.0, self.started + self.reader.limit_s - time.monotonic()))
-
-    def _run(self) -> None:
-        started = time.monotonic()
+    def run(self) -> None:
+        self._started = time.monotonic()
         try:
             self._value = self.reader.read()
         except Exception as error:  # noqa: BLE001 - a reader that fails is a fact, whatever it failed of
             self._error = f"{type(error).__name__}: {error}"[:300]
-        self._milliseconds = round(1000 * (time.monotonic() - started))
+        self._milliseconds = round(1000 * (time.monotonic() - self._started))
+        self._done.set()
 
     def result(self) -> tuple[Reading, Any]:
+        """Wait until it is done, or has had its time."""
         name = self.reader.name
-        if self.thread.is_alive():
-            waited = round(1000 * (time.monotonic() - self.started))
+        if not self._done.wait(max(0.0, self._started + self.reader.limit_s - time.monotonic())):
+            waited = round(1000 * (time.monotonic() - self._started))
             return Reading(name=name, status="timeout", milliseconds=waited, error=f"no answer in {self.reader.limit_s:g} s"), None
         if self._error:
             return Reading(name=name, status="failed", milliseconds=self._milliseconds, error=self._error), None
