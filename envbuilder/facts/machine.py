@@ -67,8 +67,8 @@ def _libc(world: World) -> str:
         with contextlib.suppress(OSError, ValueError):
             return os.confstr("CS_GNU_LIBC_VERSION") or "musl"
         return "musl"
-    match = re.search(r"^Package: libc6\n(?:.+\n)*?Version: (\d+\.\d+)", world.text("/var/lib/dpkg/status", limit=8 << 20), re.MULTILINE)
-    return f"glibc {match[1]}" if match else ""
+    match = re.search(rb"\nPackage: libc6\n(?:.+\n)*?Version: (\d+\.\d+)", world.debian_packages)
+    return f"glibc {match[1].decode()}" if match else ""
 
 
 def container_of(world: World) -> str:

@@ -135,22 +135,31 @@ def read_distributions(site: str | Path) -> tuple[tuple[Distribution, ...], tupl
 def _metadata(name: str, version: str, folder: str) -> tuple[Distribution, bool]:
     """Return a distribution as its metadata says, and whether it may hold libraries."""
     # The headers end at the first empty line; what follows is the readme, which may be long and say anything.
-    headers = reading.data(f"{folder}/METADATA").partition(b"\n\n")[0].decode(errors="replace")
-    wheel = reading.text(f"{folder}/WHEEL")
-    stated = re.search(r"^Version:\s*(\S+)", headers, re.MULTILINE)
-    python = re.search(r"^Requires-Python:\s*(.+)$", headers, re.MULTILINE)
-    build = re.search(r"^Build:\s*(\S+)", wheel, re.MULTILINE)
+    headers = _fields(reading.data(f"{folder}/METADATA").partition(b"\n\n")[0].decode(errors="replace"))
+    wheel = _fields(reading.text(f"{folder}/WHEEL"))
+    stated = headers.get("Version", [""])[0].split()
+    pure = wheel.get("Root-Is-Purelib", [""])[0]
     # NVIDIA's wheels call themselves pure and hold libraries.
-    without = name in _NO_LIBRARIES or ("Root-Is-Purelib: true" in wheel and not name.startswith("nvidia"))
+    without = name in _NO_LIBRARIES or (pure == "true" and not name.startswith("nvidia"))
     distribution = Distribution(
         name=name,
-        version=stated[1] if stated else version,
-        requires=tuple(line.strip() for line in re.findall(r"^Requires-Dist:(.+)$", headers, re.MULTILINE) if "extra" not in line),
-        requires_python=python[1].strip() if python else "",
-        tags=tuple(re.findall(r"^Tag:\s*(\S+)", wheel, re.MULTILINE)) if "Root-Is-Purelib: false" in wheel else (),
-        build=build[1] if build else "",
+        version=stated[0] if stated else version,
+        requires=tuple(line for line in headers.get("Requires-Dist", ()) if line and "extra" not in line),
+        requires_python=headers.get("Requires-Python", [""])[0],
+        tags=tuple(wheel.get("Tag", ())) if pure == "false" else (),
+        build=wheel.get("Build", [""])[0],
     )
     return distribution, not without
+
+
+def _fields(text: str) -> dict[str, list[str]]:
+    """Return the values of each field of a file in the format of mail headers; lines that go on with another are no fields here."""
+    found: dict[str, list[str]] = {}
+    for line in text.split("\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(name, []).append(value.strip())
+    return found
 
 
 def _libraries(record: bytes) -> Iterator[_Library]:

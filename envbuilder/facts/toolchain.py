@@ -114,24 +114,19 @@ def _program(world: World, name: str) -> str:
     return (program if world.exists(program) else "") if program.startswith("/") else world.which(program)
 
 
-_INSTALLED = re.compile(r"\nStatus: (?:install|hold) ok installed\b")  # `apt-mark hold` keeps what is installed
-
-
 def read_packages(world: World) -> dict[str, str]:
     """Return name → version of the installed Debian packages that matter here."""
-    found = {}
-    for stanza in world.text("/var/lib/dpkg/status", limit=32 << 20).split("\n\n"):
-        name = stanza[9 : stanza.find("\n")]
-        if _PACKAGES.match(name) and _INSTALLED.search(stanza) and (match := re.search(r"\nVersion: (\S+)", stanza)):
-            found[name] = match[1]
-    return found
+    status = world.debian_packages
+    names = (match[1].decode(errors="replace") for match in re.finditer(rb"\nPackage: ([^\n]+)", status))
+    return {name: version for name in names if _PACKAGES.match(name) and (version := _package_version(world, name))}
 
 
 def _package_version(world: World, name: str) -> str:
-    status = world.text("/var/lib/dpkg/status", limit=32 << 20)
-    stanza = f"\n{status}".partition(f"\nPackage: {name}\n")[2].partition("\n\n")[0]
-    match = re.search(r"^Version: (\S+)", stanza, re.MULTILINE)
-    return match[1] if match and _INSTALLED.search(f"\n{stanza}") else ""
+    stanza = world.debian_packages.partition(f"\n\nPackage: {name}\n".encode())[2].partition(b"\n\n")[0]
+    version = re.search(rb"^Version: (\S+)", stanza, re.MULTILINE)
+    # `apt-mark hold` keeps what is installed.
+    installed = re.search(rb"^Status: (?:install|hold) ok installed\b", stanza, re.MULTILINE)
+    return version[1].decode(errors="replace") if version and installed else ""
 
 
 def read_containers(world: World) -> Containers:

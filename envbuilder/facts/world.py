@@ -44,6 +44,11 @@ class World:
     def live(self) -> bool:
         return self.root == Path("/")
 
+    @functools.cached_property
+    def debian_packages(self) -> bytes:
+        """What dpkg says is installed (/var/lib/dpkg/status), a megabyte: stanzas with an empty line before and after each."""
+        return b"\n\n" + self.data("/var/lib/dpkg/status", limit=32 << 20) + b"\n\n"
+
     @property
     def home(self) -> Path:
         return Path(self.variables.get("HOME") or ("/root" if self.uid == 0 else "/nonexistent"))

@@ -75,7 +75,7 @@ def numbers(text: str) -> Release:
 
 def log_lines(s: Snapshot, pattern: str, *, most: int = 3) -> tuple[tuple[str, str], ...]:
     """Return (source, line) of the kernel log's first lines that match."""
-    if s.kernel_log is None:
+    if s.kernel_log is None or not s.kernel_log.lines:
         return ()
     compiled = re.compile(pattern)
     return tuple((s.kernel_log.source, line) for line in s.kernel_log.lines if compiled.search(line))[:most]
