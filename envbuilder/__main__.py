@@ -2,6 +2,6 @@ from __future__ import annotations
 
 import sys
 
-from envbuilder.cli import main
+from envbuilder.cli import program
 
-sys.exit(main())
+sys.exit(program())

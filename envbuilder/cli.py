@@ -98,6 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure.exit_code
 
 
+def program() -> int:
+    """Run the command of this process, which ends with it: what is left then is not searched for garbage once more."""
+    code = main()
+    gc.freeze()
+    return code
+
+
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """Take SIGTERM for an interrupt: where CI cancels a job, too, programs that were started end, and what is half made goes."""
