@@ -181,17 +181,17 @@ def _on_two_cores(judge: Callable[[str], _Judged], paths: Sequence[str]) -> list
 
     length = 1 + len(paths) // _MOST_TICKETS
     pieces = [paths[start : start + length] for start in range(0, len(paths), length)]
-    tickets, sending = os.pipe()
+    receiving, sending = os.pipe()
     os.write(sending, bytes(len(pieces)))
     os.close(sending)
+    with os.fdopen(receiving, "rb", buffering=0) as tickets:
 
-    def judged(pieces: Iterable[Sequence[str]]) -> list[list[_Judged]]:
-        return [list(map(judge, piece)) for piece in itertools.takewhile(lambda _: os.read(tickets, 1), pieces)]
+        def judged(pieces: Iterable[Sequence[str]]) -> list[list[_Judged]]:
+            return [list(map(judge, piece)) for piece in itertools.takewhile(lambda _: tickets.read(1), pieces)]
 
-    rest = elsewhere.start(lambda: pickle.dumps(judged(reversed(pieces))), limit_s=_CHILD_LIMIT_S)
-    mine = judged(pieces)
-    theirs: list[list[_Judged]] = pickle.loads(rest())  # noqa: S301 - from our own child
-    os.close(tickets)
+        rest = elsewhere.start(lambda: pickle.dumps(judged(reversed(pieces))), limit_s=_CHILD_LIMIT_S)
+        mine = judged(pieces)
+        theirs: list[list[_Judged]] = pickle.loads(rest())  # noqa: S301 - from our own child
     return [one for piece in (*mine, *reversed(theirs)) for one in piece]
 
 
