@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import gc
-import itertools
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from envbuilder import elsewhere
 from envbuilder.binaries.causes import causes_of, could_own_symbols, kind_of_symbol, verdict_of
@@ -35,7 +34,7 @@ from envbuilder.binaries.verdicts import (
 from envbuilder.values import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from envbuilder.binaries.elf import Reference
     from envbuilder.binaries.environment import TorchBuild
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
 
 
 OVERLAY_FOLDER = "_envbuilder_lib"  # stand-ins for system libraries, which a build's overlays load before vLLM
-_Judged = TypeVar("_Judged")
-_MANY, _MOST_TICKETS, _CHILD_LIMIT_S = 64, 4096, 3600
+_MANY, _CHILD_LIMIT_S = 64, 3600
 ANY_PYTHON = "any"  # a wheel may carry extensions for several
 
 
@@ -159,7 +157,7 @@ def _check(
             return _with_expectation(checker.report(path), expected)
         return None if catalog.readable(path) else Skipped(path=checker.shown(path), reason="named like a shared object, and not one")
 
-    judged = _on_two_cores(judge, paths)
+    judged = elsewhere.divided(judge, paths, limit_s=_CHILD_LIMIT_S) if len(paths) >= _MANY else list(map(judge, paths))
     report = AbiReport(
         torch=torch.info if torch else None,
         machine=machine,
@@ -167,32 +165,6 @@ def _check(
         skipped=tuple(it for it in judged if isinstance(it, Skipped)),
     )
     return replace(report, causes=causes_of(report, present=[path.rpartition("/")[2] for path in paths]))
-
-
-def _on_two_cores(judge: Callable[[str], _Judged], paths: Sequence[str]) -> list[_Judged]:
-    """Judge every path, in order. Where there are many, a child begins at the other end, and both go on until they meet.
-
-    What lies side by side needs the same libraries, whose tables only one of the two reads then. A pipe of tickets says
-    how many pieces are left.
-    """
-    if len(paths) < _MANY:
-        return [judge(path) for path in paths]
-    import pickle  # noqa: PLC0415 - what has few files needs none
-
-    length = 1 + len(paths) // _MOST_TICKETS
-    pieces = [paths[start : start + length] for start in range(0, len(paths), length)]
-    receiving, sending = os.pipe()
-    os.write(sending, bytes(len(pieces)))
-    os.close(sending)
-    with os.fdopen(receiving, "rb", buffering=0) as tickets:
-
-        def judged(pieces: Iterable[Sequence[str]]) -> list[list[_Judged]]:
-            return [list(map(judge, piece)) for piece in itertools.takewhile(lambda _: tickets.read(1), pieces)]
-
-        rest = elsewhere.start(lambda: pickle.dumps(judged(reversed(pieces))), limit_s=_CHILD_LIMIT_S)
-        mine = judged(pieces)
-        theirs: list[list[_Judged]] = pickle.loads(rest())  # noqa: S301 - from our own child
-    return [one for piece in (*mine, *reversed(theirs)) for one in piece]
 
 
 def _with_expectation(report: ExtensionReport, expected: Iterable[ExpectedFault]) -> ExtensionReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter, deque
@@ -54,19 +55,19 @@ def shared_objects(root: Path, *, also: tuple[str, ...] = ()) -> list[str]:
     """Return the paths of all files named like shared objects, or ending in one of `also`; in no order.
 
     Links to folders are not followed; what lies with bytecode or metadata is none. An environment has 5,000 folders:
-    where there are many, every second one is walked in a child.
+    where there are many, a child helps.
     """
     found: list[str] = []
     pending = deque([str(root)])
     while pending and len(pending) < _MANY_FOLDERS:
         found += _scan(pending, also)
-    others = list(pending)[1::2]
-    rest = elsewhere.start(lambda: _walk(others, also), limit_s=_WALK_LIMIT_S) if others else list
-    return [*found, *_walk(list(pending)[::2], also), *rest()]
+    if pending:
+        found += itertools.chain(*elsewhere.divided(lambda folder: _walk(folder, also), list(pending), limit_s=_WALK_LIMIT_S))
+    return found
 
 
-def _walk(folders: Iterable[str], also: tuple[str, ...]) -> list[str]:
-    pending, found = deque(folders), list[str]()
+def _walk(folder: str, also: tuple[str, ...]) -> list[str]:
+    pending, found = deque([folder]), list[str]()
     while pending:
         found += _scan(pending, also)
     return found

@@ -57,3 +57,35 @@ def test_a_process_with_threads_is_not_forked() -> None:
     release.set()
     thread.join()
     assert found == os.getpid()
+
+
+def test_divided_work_is_done_once_each_and_told_in_order() -> None:
+    """Both processes take from one pile: what both did, or neither, would be a file judged twice, or not at all."""
+    code = """
+from envbuilder.elsewhere import divided
+for count in (0, 1, 7, 500, 9000):
+    found = divided(lambda item: (item, os.getpid(), time.sleep(0.001 if count == 500 else 0)), range(count), limit_s=30)
+    assert [item for item, *_ in found] == list(range(count)), count
+    if count == 500: print(len({process for _, process, _ in found}))
+"""
+    assert alone(code) == "2"
+
+
+def test_divided_work_of_which_a_piece_fails_fails() -> None:
+    code = """
+from envbuilder.elsewhere import divided
+for bad in (0, 499):
+    try: divided(lambda item: time.sleep(0.001) or 1 / (item != bad), range(500), limit_s=30)
+    except (ChildProcessError, ZeroDivisionError) as error: print('told')
+"""
+    assert alone(code) == "told\ntold"
+
+
+def test_a_process_with_threads_does_all_of_it_itself() -> None:
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    found = elsewhere.divided(lambda item: (item, os.getpid()), range(100), limit_s=30)
+    release.set()
+    thread.join()
+    assert found == [(item, os.getpid()) for item in range(100)]
