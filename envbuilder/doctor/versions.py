@@ -13,6 +13,8 @@ import operator as compare
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from envbuilder.facts.site_packages import normalized
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -39,7 +41,6 @@ _OPERATORS: Mapping[str, Callable[[Release, Release], bool]] = {
     "<": compare.lt,
     ">": compare.gt,
 }
-_NORMAL = re.compile(r"[-_.]+")
 
 
 class Required(NamedTuple):
@@ -54,7 +55,7 @@ class Required(NamedTuple):
 def parse_requirement(line: str) -> Required | None:
     """Split a line of Requires-Dist; None if it is no requirement. What it says of versions may still be nonsense."""
     match = _REQUIREMENT.fullmatch(line)
-    return Required(_NORMAL.sub("-", match[1]).lower(), match[2].strip(), (match[3] or "").strip()) if match else None
+    return Required(normalized(match[1]), match[2].strip(), (match[3] or "").strip()) if match else None
 
 
 @functools.cache

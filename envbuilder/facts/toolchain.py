@@ -117,12 +117,19 @@ def _program(world: World, name: str) -> str:
 def read_packages(world: World) -> dict[str, str]:
     """Return name → version of the installed Debian packages that matter here."""
     status = world.debian_packages
-    names = (match[1].decode(errors="replace") for match in re.finditer(rb"\nPackage: ([^\n]+)", status))
-    return {name: version for name in names if _PACKAGES.match(name) and (version := _package_version(world, name))}
+    found = ((match[1].decode(errors="replace"), match.end()) for match in re.finditer(rb"\nPackage: ([^\n]+)", status))
+    return {name: version for name, place in found if _PACKAGES.match(name) and (version := _version_at(status, place))}
 
 
 def _package_version(world: World, name: str) -> str:
-    stanza = world.debian_packages.partition(f"\n\nPackage: {name}\n".encode())[2].partition(b"\n\n")[0]
+    status, line = world.debian_packages, f"\n\nPackage: {name}\n".encode()
+    place = status.find(line)
+    return "" if place < 0 else _version_at(status, place + len(line) - 1)
+
+
+def _version_at(status: bytes, place: int) -> str:
+    """Return the version in the stanza whose first line ends at `place`, "" if it is not installed."""
+    stanza = status[place : status.find(b"\n\n", place)]
     version = re.search(rb"^Version: (\S+)", stanza, re.MULTILINE)
     # `apt-mark hold` keeps what is installed.
     installed = re.search(rb"^Status: (?:install|hold) ok installed\b", stanza, re.MULTILINE)

@@ -7,14 +7,13 @@ import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor import versions
-from envbuilder.doctor.versions import parse_requirement, within
+from envbuilder.doctor.versions import Release, parse_requirement, within
 from envbuilder.facts.detect import fitting
 
 if TYPE_CHECKING:
     from envbuilder.facts.model import Distribution, Environment, Gpu, PciDevice, Snapshot
 
 GB10_PCI = "0x2e12"
-Release = tuple[int, ...]
 
 
 def on_spark(s: Snapshot) -> bool:
