@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 from envbuilder.values import value
-
-_ASSIGNED = re.compile(r"^(__version__|cuda|hip)\b[^=\n]*=[ \t]*['\"]([^'\"\n]+)['\"]", re.MULTILINE)
 
 
 @value
@@ -20,7 +16,13 @@ class TorchBuild:
 
 def parse_torch_version(text: str) -> TorchBuild | None:
     """Return the build that the text of torch/version.py names, None if it names none. The text is not run."""
-    found = dict(_ASSIGNED.findall(text))
+    found = {}
+    for line in text.splitlines():  # cuda: Optional[str] = '13.0'
+        target, _, value = line.partition("=")
+        name = target.partition(":")[0].rstrip()
+        parts = value.replace('"', "'").split("'")
+        if name in {"__version__", "cuda", "hip"} and len(parts) > 2 and parts[1]:
+            found[name] = parts[1]
     if "__version__" not in found:
         return None
     return TorchBuild(version=found["__version__"], cuda=found.get("cuda"), hip=found.get("hip"))

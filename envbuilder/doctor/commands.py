@@ -14,7 +14,7 @@ from envbuilder.doctor.checks.common import numbers
 if TYPE_CHECKING:
     from envbuilder.facts.model import Distribution, Snapshot, Toolkit
 
-_OURS = re.compile(r"(?<!\S)(envbuilder|uv)(?= [a-z])")
+_OURS = r"(?<!\S)(envbuilder|uv)(?= [a-z])"
 
 
 def quoted(path: str) -> str:
@@ -29,7 +29,7 @@ def pastable(command: str) -> str:
     """
     if os.geteuid() == 0 and "sudo " in command and not _which("sudo"):
         command = re.sub(r"(?<!\S)sudo ", "", command)
-    return _OURS.sub(lambda match: _envbuilder() if match[1] == "envbuilder" else _uv(), command)
+    return re.sub(_OURS, lambda match: _envbuilder() if match[1] == "envbuilder" else _uv(), command)
 
 
 def _which(program: str) -> str | None:

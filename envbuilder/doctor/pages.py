@@ -26,7 +26,7 @@ from envbuilder.doctor.commands import pastable, quoted
 from envbuilder.values import value
 
 _FOLDER = Path(__file__).with_name("pages")
-_HEADING = re.compile(r"^## (EB-[A-Z]+-\d{3}) (\S+)$", re.MULTILINE)
+_HEADING = r"(?m)^## (EB-[A-Z]+-\d{3}) (\S+)$"
 
 
 @value
@@ -54,7 +54,7 @@ def family_pages(family: str) -> dict[str, Page]:
     path = _FOLDER / f"{family.lower()}.md"
     if not path.is_file():
         return {}
-    parts = _HEADING.split(path.read_text(encoding="utf-8"))
+    parts = re.split(_HEADING, path.read_text(encoding="utf-8"))
     return {key: _page(key, name, body) for key, name, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)}
 
 

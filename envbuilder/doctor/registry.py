@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.model import Check, Severity
@@ -40,7 +39,6 @@ FAMILIES = {
     "BUILD": "build",
     "VAR": "variables",
 }
-_ID = re.compile(r"EB-[A-Z]+-\d{3}")
 _checks: dict[str, Check] = {}
 
 
@@ -60,11 +58,18 @@ def only_in_logs(id: str, name: str, severity: Severity) -> None:
 
 
 def _add(entry: Check) -> None:
-    if not _ID.fullmatch(entry.id) or entry.family not in FAMILIES:
+    if not _is_id(entry.id):
         raise ValueError(f"{entry.id!r} is no check id")
     if entry.id in _checks:
         raise ValueError(f"{entry.id} is registered twice")
     _checks[entry.id] = entry
+
+
+def _is_id(text: str) -> bool:
+    """Whether a text has the form of an id, EB-FAMILY-NNN."""
+    start, _, rest = text.partition("-")
+    family, _, number = rest.partition("-")
+    return start == "EB" and family in FAMILIES and len(number) == 3 and number.isdecimal()
 
 
 @functools.cache
@@ -83,9 +88,9 @@ def _import(module: str) -> None:
 def find(id_or_name: str) -> Check:
     """Return a check by its id (any case) or by its name. Raises UnknownNameError."""
     wanted = id_or_name.strip()
-    if _ID.fullmatch(wanted.upper()) and (module := FAMILIES.get(wanted.upper().split("-")[1])):
-        _import(module)
-        if found := _checks.get(wanted.upper()):
+    if _is_id(large := wanted.upper()):
+        _import(FAMILIES[large.split("-")[1]])
+        if found := _checks.get(large):
             return found
     checks = all_checks()
     found = next((entry for entry in checks.values() if entry.name == wanted.lower()), None)

@@ -24,15 +24,12 @@ Release = tuple[int, ...]
 _NUMBERS = r"([0-9]{1,9}(?:\.[0-9]{1,9})*)"
 _BEFORE_OR_AFTER = r"((?:\.?(?:a|b|rc)[0-9]{1,9})?)((?:\.?post[0-9]{1,9})?)((?:\.?dev[0-9]{1,9})?)"
 _LABEL = r"((?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?)"
-_VERSION = re.compile(rf"{_NUMBERS}{_BEFORE_OR_AFTER}{_LABEL}")
 _CLAUSE = re.compile(rf"\s*(==|!=|<=|>=|<|>|~=)\s*{_NUMBERS}(?:(\.\*)|{_BEFORE_OR_AFTER}{_LABEL})\s*")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
-_COMPARISON = re.compile(r"\s*([a-z_]+)\s*(==|!=|<=|>=|<|>)\s*(?:'([^'\"]*)'|\"([^'\"]*)\")\s*")
 _NUMBERED = frozenset({"python_version", "python_full_version"})
 _NAMED = frozenset(
     {"platform_machine", "sys_platform", "platform_system", "os_name", "implementation_name", "platform_python_implementation"}
 )
-_NAME = re.compile(r"(?!v[0-9])[A-Za-z][A-Za-z0-9_]*")  # v1 is a version
 _OPERATORS: Mapping[str, Callable[[Release, Release], bool]] = {
     "==": compare.eq,
     "!=": compare.ne,
@@ -85,8 +82,8 @@ def _specifiers(text: str) -> SpecifierSet:
 
 def _plainly_within(version: str, specifier: str) -> bool | None:
     """Compare numbers; None where they do not decide. A local label (+cpu) counts for nothing where the specifier has none."""
-    found = _VERSION.fullmatch(version)
-    if found is None:
+    found = _CLAUSE.fullmatch(f"=={version}")
+    if found is None or found[3]:
         return None
     if specifier == f"=={version}":
         return True
@@ -97,10 +94,10 @@ def _plainly_within(version: str, specifier: str) -> bool | None:
 
 def _compared(found: re.Match[str], clause: re.Match[str]) -> bool | None:
     operator, wildcard = clause[1], clause[3]
-    one, other = _numbers(found[1]), _numbers(clause[2])
+    one, other = _numbers(found[2]), _numbers(clause[2])
     digits = len(other)
     one, other = one + (0,) * (digits - len(one)), other + (0,) * (len(one) - digits)
-    final = not any(found.group(2, 3, 4))
+    final = not any(found.group(4, 5, 6))
     if operator == "~=" or wildcard:
         if not final or any(clause.group(4, 5, 6, 7)):
             return None
@@ -143,12 +140,20 @@ def _plainly_holds(marker: str, values: Mapping[str, str]) -> bool | None:
 
 
 def _comparison(text: str, values: Mapping[str, str]) -> bool | None:
-    match = _COMPARISON.fullmatch(text)
-    if match is None:
+    quote = '"' if '"' in text else "'"
+    compared, _, rest = text.partition(quote)
+    stated, _, nothing = rest.partition(quote)
+    name = compared.rstrip("=!<> \t")
+    operator, name = compared[len(name) :].strip(), name.strip()
+    if nothing.strip() or operator not in _OPERATORS:
         return None
-    name, operator, stated = match[1], match[2], match[3] or match[4] or ""
     if name in _NUMBERED:
         return _plainly_within(values[name], f"{operator}{stated}")
-    if name in _NAMED and operator in {"==", "!="} and _NAME.fullmatch(stated) and _NAME.fullmatch(values[name]):
+    if name in _NAMED and operator in {"==", "!="} and _is_name(stated) and _is_name(values[name]):
         return (values[name] == stated) is (operator == "==")
     return None
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text is a word to packaging, too, and no version (v1 is one)."""
+    return text.isascii() and text.isidentifier() and text[0] != "_" and not (text[0] == "v" and text[1:2].isdigit())

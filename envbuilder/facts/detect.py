@@ -21,15 +21,16 @@ _GRACE_BLACKWELL = frozenset({"0x2941", "0x31c0", "0x31c2"})  # GB200, GB300
 
 # DMI product names (or families) of the units built around GB10. NVIDIA's own, then the OEMs'.
 _SPARK_DMI = (
-    ("NVIDIA DGX Spark", re.compile(r"DGX[ _]Spark", re.IGNORECASE)),
-    ("ASUS Ascent GX10", re.compile(r"\bGX10\b")),
-    ("Dell Pro Max with GB10", re.compile(r"Pro Max with GB10|\bFCM1253\b")),
-    ("HP ZGX Nano", re.compile(r"\bZGX Nano\b")),
-    ("Lenovo ThinkStation PGX", re.compile(r"ThinkStation PGX|\b30KL")),
-    ("MSI EdgeXpert", re.compile(r"EdgeXpert", re.IGNORECASE)),
-    ("Acer Veriton GN100", re.compile(r"\bGN100\b")),
-    ("GIGABYTE AI TOP ATOM", re.compile(r"AI TOP ATOM", re.IGNORECASE)),
+    ("NVIDIA DGX Spark", r"(?i)DGX[ _]Spark"),
+    ("ASUS Ascent GX10", r"\bGX10\b"),
+    ("Dell Pro Max with GB10", r"Pro Max with GB10|\bFCM1253\b"),
+    ("HP ZGX Nano", r"\bZGX Nano\b"),
+    ("Lenovo ThinkStation PGX", r"ThinkStation PGX|\b30KL"),
+    ("MSI EdgeXpert", r"(?i)EdgeXpert"),
+    ("Acer Veriton GN100", r"\bGN100\b"),
+    ("GIGABYTE AI TOP ATOM", r"(?i)AI TOP ATOM"),
 )
+_SPARK_NAMED = r'^DGX_(?:PRETTY_)?NAME="?([^"\n]*)'
 _READ_LIMIT = 1 << 16
 
 
@@ -157,13 +158,13 @@ def _spark_signs(base: Path) -> tuple[str, list[str]]:
     dmi = base / "sys/class/dmi/id"
     for name in ("product_name", "product_family", "product_version"):
         text = _read(dmi / name)
-        known = next((label for label, pattern in _SPARK_DMI if text and pattern.search(text)), "")
+        known = next((label for label, pattern in _SPARK_DMI if text and re.search(pattern, text)), "")
         if known:
             vendor = _read(dmi / "sys_vendor")
             product, evidence = known, [f"DMI {name}: {vendor} {text}".replace("  ", " ")]
             break
     release = _read(base / "etc/dgx-release")
-    named = re.search(r'^DGX_(?:PRETTY_)?NAME="?([^"\n]*)', release, re.MULTILINE)
+    named = re.search(_SPARK_NAMED, release, re.MULTILINE) if release else None
     if named and "spark" in named[1].lower():
         product = product or "DGX Spark"
         evidence.append(f"/etc/dgx-release: {named[1]}")
@@ -175,7 +176,7 @@ def _spark_signs(base: Path) -> tuple[str, list[str]]:
 
 def _jetson_sign(base: Path) -> str:
     model = _read(base / "proc/device-tree/model").split("\0")[0]
-    if re.search(r"Jetson|Thor|Orin|Xavier", model):
+    if any(name in model for name in ("Jetson", "Thor", "Orin", "Xavier")):
         return model
     tegra = _read(base / "etc/nv_tegra_release")
     return tegra.splitlines()[0][:80] if tegra else ""
@@ -185,5 +186,5 @@ def _bare_nodes(base: Path) -> tuple[str, ...]:
     """Return signs of a GPU where the PCI bus is hidden: a container's device nodes, or WSL's libraries."""
     if (base / "dev/dxg").exists() and (base / "usr/lib/wsl/lib/libnvidia-ml.so.1").exists():
         return ("WSL: /dev/dxg and NVIDIA's driver library in /usr/lib/wsl/lib",)
-    node = next((f"/dev/{name}" for name in _names(base / "dev") if re.fullmatch(r"nvidia\d+", name)), "")
+    node = next((f"/dev/{name}" for name in _names(base / "dev") if name.startswith("nvidia") and name[6:].isdecimal()), "")
     return (node,) if node else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -32,6 +31,7 @@ _LIBRARY_DIRS = (
     "/usr/local/cuda/compat/lib",
 )
 _NODES = r"nvidia\d+|nvidiactl|nvidia-uvm|nvidia-modeset|dxg"
+_LIBRARIES = ("libnvidia-ml.so.", "libcuda.so.")
 
 
 def library_dirs(world: World) -> Iterator[str]:
@@ -46,11 +46,12 @@ def library_dirs(world: World) -> Iterator[str]:
 def read_driver(world: World) -> Driver:
     proc = world.text("/proc/driver/nvidia/version")
     kernel = world.line("/proc/sys/kernel/osrelease")
-    modules = set(re.findall(r"^(nvidia\w*|nouveau)\s", world.text("/proc/modules"), re.MULTILINE))
+    names = (line.partition(" ")[0] for line in world.text("/proc/modules").splitlines())
+    modules = {name for name in names if name.startswith("nvidia") or name == "nouveau"}
     loaded = world.line("/sys/module/nvidia/version")
-    if not loaded and (match := re.search(rf"\s({_VERSION})\s", proc.partition("\n")[0])):
+    if not loaded and proc and (match := re.search(rf"\s({_VERSION})\s", proc.partition("\n")[0])):
         loaded = match[1]
-    nodes = tuple(world.matching("/dev", _NODES))
+    nodes = tuple(world.matching("/dev", _NODES, start=("nvidia", "dxg")))
     return Driver(
         loaded=loaded,
         flavour="open" if "Open Kernel Module" in proc else "proprietary" if proc else "",
@@ -69,7 +70,7 @@ def read_driver(world: World) -> Driver:
 
 def _libraries(world: World) -> Iterator[DriverLibrary]:
     for folder in library_dirs(world):
-        for path in world.matching(folder, rf"lib(?:nvidia-ml|cuda)\.so\.(?:1|{_VERSION})"):
+        for path in world.matching(folder, rf".*\.so\.(?:1|{_VERSION})", start=_LIBRARIES):
             name = path.rsplit("/", 1)[-1]
             real = world.at(path).name if name.endswith(".so.1") else name
             version = re.search(rf"\.so\.({_VERSION})$", os.path.realpath(world.at(path)) if world.live else real)
@@ -106,6 +107,8 @@ def read_nvml(world: World) -> Nvml:
 
 
 def _probe(world: World, folder: str) -> dict[str, Any]:
+    import json  # noqa: PLC0415
+
     from envbuilder.process import clean_environment, run  # noqa: PLC0415 - only where there is a driver to ask
 
     script = Path(__file__).with_name("nvml_probe.py")

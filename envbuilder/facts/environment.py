@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from envbuilder import reading
 from envbuilder.facts.model import CachedLibrary, Environment, Interpreter, Lock, Torch
 from envbuilder.facts.site_packages import normalized, read_distributions, sites_of, torch_build
 from envbuilder.facts.toolchain import cuda_release_of
+from envbuilder.torch_version import parse_torch_version
 
 if TYPE_CHECKING:
     from envbuilder.facts.world import World
@@ -36,7 +38,7 @@ def read_environment(world: World, path: Path) -> Environment:
         interpreter = _interpreter(world, place, config, "") if config else None
         return Environment(path=str(path), kind="venv" if config else "none", valid=False, reason=reason, interpreter=interpreter)
     first = sites[0]
-    version = re.sub(r"^python", "", first.parent.name)
+    version = first.parent.name.removeprefix("python")
     found = [read_distributions(site) for site in sites]
     torch = _torch(first)
     triton = first / "triton/backends/nvidia/bin"
@@ -50,7 +52,7 @@ def read_environment(world: World, path: Path) -> Environment:
         system_site=system_site,
         shadowed=_shadowed(world, version, system_site=system_site),
         moved_from=_moved_from(place, world, path),
-        leftovers=tuple(entry.name for site in sites for entry in sorted(site.glob("~*")))[:20],
+        leftovers=tuple(name for site in sites for name in _named_like(site, "~"))[:20],
         distributions=tuple(one for dists, _ in found for one in dists),
         owned_twice=tuple(one for _, shared in found for one in shared),
         torch=torch,
@@ -60,10 +62,10 @@ def read_environment(world: World, path: Path) -> Environment:
         triton_ptxas_blackwell=cuda_release_of(triton / "ptxas-blackwell") if torch is None or torch.cuda else "",
         extensions=None,
         vllm_variables=_vllm_variables(first),
-        vllm_models=_names(first / "vllm/model_executor/models", "gemma4*.py"),
+        vllm_models=_named_like(first / "vllm/model_executor/models", "gemma4", end=".py"),
         vllm_faults=_vllm_faults(first),
-        vllm_rust=any(True for _ in first.glob("vllm/_rust*.so")) or (first / "vllm/vllm-rs").exists(),
-        model_types=_names(first / "transformers/models", "*/"),
+        vllm_rust=bool(_named_like(first / "vllm", "_rust", end=".so")) or (first / "vllm/vllm-rs").exists(),
+        model_types=tuple(name for name in _named_like(first / "transformers/models") if not name.startswith("_") and "." not in name),
         jit_cache=_jit_cache(world),
         lock=_lock(place),
     )
@@ -125,10 +127,10 @@ def _shadowed(world: World, version: str, *, system_site: bool) -> tuple[str, ..
 
 def _moved_from(place: Path, world: World, path: Path) -> str:
     """Return the folder that the scripts in bin/ name, if it is not this one (a venv that was moved or copied)."""
-    match = re.search(r"^VIRTUAL_ENV=['\"]?([^'\"\n$]+)", reading.text(place / "bin/activate"), re.MULTILINE)
-    if not match or not match[1].startswith("/"):
+    line = f"\n{reading.text(place / 'bin/activate')}".partition("\nVIRTUAL_ENV=")[2].partition("\n")[0]
+    stated = line.replace('"', "'").removeprefix("'").partition("'")[0].partition("$")[0].rstrip("/")
+    if not stated.startswith("/"):  # found out by the script itself
         return ""
-    stated = match[1].rstrip("/")
     same = Path(stated) == path or world.at(stated) == place
     if world.live and not same:
         with contextlib.suppress(OSError):
@@ -153,10 +155,11 @@ def _torch(site: Path) -> Torch | None:
 
 def _torchvision_cuda(site: Path) -> str | None:
     """Return the CUDA that torchvision was built for ("" for CPU), from its local version; None if it does not say."""
-    match = re.search(
-        r"^__version__\s*=\s*['\"][^'\"+]*\+(?:cpu|cu(\d\d)(\d+))", reading.text(site / "torchvision/version.py"), re.MULTILINE
-    )
-    return None if match is None else f"{match[1]}.{match[2]}" if match[1] else ""
+    build = parse_torch_version(reading.text(site / "torchvision/version.py"))
+    label = build.version.partition("+")[2] if build else ""
+    if label.startswith("cu") and label[2:].isdecimal():
+        return f"{label[2:4]}.{label[4:]}"
+    return "" if label == "cpu" else None
 
 
 def _vllm_variables(site: Path) -> tuple[str, ...]:
@@ -174,12 +177,11 @@ def _vllm_faults(site: Path) -> tuple[str, ...]:
     return ("cooperative_topk",) if "has_device_capability(90)" in chosen and "is_device_capability_family(120)" not in chosen else ()
 
 
-def _names(folder: Path, pattern: str) -> tuple[str, ...]:
-    if pattern == "*/":
-        with contextlib.suppress(OSError):
-            return tuple(sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("_") and "." not in entry.name))
-        return ()
-    return tuple(sorted(entry.name for entry in folder.glob(pattern)))
+def _named_like(folder: Path, start: str = "", *, end: str = "") -> tuple[str, ...]:
+    """Return the names in a folder that begin and end so, none where there is no such folder."""
+    with contextlib.suppress(OSError):
+        return tuple(sorted(name for name in os.listdir(folder) if name.startswith(start) and name.endswith(end)))  # noqa: PTH208 - names
+    return ()
 
 
 def _jit_cache(world: World) -> tuple[CachedLibrary, ...]:
@@ -196,7 +198,7 @@ def _lock(place: Path) -> Lock | None:
     """Read what the environment was locked to: a requirements file in it, or the manifest of the build that made it."""
     for name in ("lock.txt", "requirements.lock", "requirements.txt"):
         joined = reading.text(place / name).replace("\\\n", " ")
-        pins = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)(.*)$", joined, re.MULTILINE)
+        pins = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)(.*)$", joined, re.MULTILINE) if joined else []
         if pins:
             return Lock(
                 pins={normalized(pin): version for pin, version, _ in pins},

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MOST_MODELS = 32
 _AT_WORK_S = 3600  # an unfinished file that nobody has touched for longer was given up
 _HEADER_LIMIT = 100 << 20  # safetensors' own limit for a header
-_ARCHITECTURE = re.compile(r"[\w.-]{1,80}")
+_ARCHITECTURE = r"[\w.-]{1,80}"
 
 
 def read_checkpoints(world: World, model: Path | None) -> tuple[Checkpoint, ...]:
@@ -31,9 +31,9 @@ def read_checkpoints(world: World, model: Path | None) -> tuple[Checkpoint, ...]
     hub = world.at(world.variables.get("HF_HUB_CACHE") or home / "hub")
     folders: list[tuple[str, Path]] = [(model.name, world.at(model))] if model else []
     with contextlib.suppress(OSError):
-        for entry in sorted(hub.glob("models--*"))[:_MOST_MODELS]:
-            name = entry.name.removeprefix("models--").replace("--", "/")
-            folders += [(name, snapshot) for snapshot in _snapshots(entry)[-1:]]
+        for entry in sorted(name for name in os.listdir(hub) if name.startswith("models--"))[:_MOST_MODELS]:  # noqa: PTH208 - names
+            name = entry.removeprefix("models--").replace("--", "/")
+            folders += [(name, snapshot) for snapshot in _snapshots(hub / entry)[-1:]]
     return tuple(_checkpoint(world, name, folder) for name, folder in folders if folder.is_dir())
 
 
@@ -71,7 +71,7 @@ def _downloading(folder: Path) -> bool:
 
 
 def _word(value: Any) -> str:  # noqa: ANN401 - from a file that anyone may have written
-    return value if isinstance(value, str) and _ARCHITECTURE.fullmatch(value) else ""
+    return value if isinstance(value, str) and re.fullmatch(_ARCHITECTURE, value) else ""
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -176,6 +176,8 @@ def _transitive_source(here: Path) -> bool:
 def _wheels(here: Path) -> dict[str, tuple[str, ...]]:
     """Return name → versions of the wheels in ./wheels, where there are several of one name."""
     versions: dict[str, set[str]] = {}
+    if not (here / "wheels").is_dir():
+        return {}
     for path in sorted((here / "wheels").glob("*.whl")):
         parts = path.name.split("-")
         if len(parts) >= 5:
@@ -185,4 +187,4 @@ def _wheels(here: Path) -> dict[str, tuple[str, ...]]:
 
 def _unknown_commits(here: Path) -> tuple[str, ...]:
     text = reading.text(here / "build-metadata.yaml") or reading.text(here / "wheels/build-metadata.yaml")
-    return tuple(re.findall(r"^\s*([\w-]*commit[\w-]*)\s*:\s*[\"']?unknown", text, re.MULTILINE))
+    return tuple(re.findall(r"^\s*([\w-]*commit[\w-]*)\s*:\s*[\"']?unknown", text, re.MULTILINE)) if "unknown" in text else ()

@@ -22,8 +22,9 @@ _WANTED = (
     *("I/O error", "module verification", "unsigned module", "Lockdown:", "AER:", "soft lockup", "blocked for more than", "nouveau"),
     "thermal",
 )
-_WORDS = re.compile(r"\b(?:Xid|DOE)\b")  # wanted as words only
-_PREFIX = re.compile(r"^(?:<\d+>|\d+,\d+,\d+,[^;]*;)?(?:\S+\s+\d+\s[\d:]+\s\S+\s|\d{4}-\S+\s\S+\s)?(?:kernel:\s*)?(?:\[\s*\d+\.\d+\]\s*)?")
+_WORDS = r"\b(?:Xid|DOE)\b"  # wanted as words only
+_PREFIX = r"^(?:<\d+>)?(?:\S+\s+\d+\s[\d:]+\s\S+\s|\d{4}-\S+\s\S+\s)?(?:kernel:\s*)?(?:\[\s*\d+\.\d+\]\s*)?"
+_RING = "/dev/kmsg"
 _TAIL_BYTES = 4 << 20
 _MOST_LINES = 300
 _JOURNAL_LIMIT_S = 1.5
@@ -33,23 +34,25 @@ def read_kernel_log(world: World) -> KernelLog | None:
     """Return what concerns GPU, memory and disks; None if no source may be read (that is usual without the group adm)."""
     for source, lines in _sources(world):
         # A command line may hold anything, secrets included, and its options name drivers that say nothing.
-        kept = [_clean(line) for line in lines if _wanted(line) and "ommand line:" not in line]
+        bare = (lambda line: line) if source == _RING else _bare
+        kept = [redact.said(bare(line).rstrip())[:300] for line in lines if _wanted(line) and "ommand line:" not in line]
         return KernelLog(source=source, lines=tuple(kept[-_MOST_LINES:]))
     return None
 
 
 def _wanted(line: str) -> bool:
     found = [text for text in _WANTED if text in line]
-    return bool(found) and (not {"Xid", "DOE"}.issuperset(found) or _WORDS.search(line) is not None)
+    return bool(found) and (not {"Xid", "DOE"}.issuperset(found) or re.search(_WORDS, line) is not None)
 
 
-def _clean(line: str) -> str:
-    return redact.said(_PREFIX.sub("", line.rstrip(), count=1))[:300]
+def _bare(line: str) -> str:
+    """Take off what syslog, dmesg or the journal put before a message: priority, time, machine."""
+    return re.sub(_PREFIX, "", line, count=1)
 
 
 def _sources(world: World) -> Iterator[tuple[str, Iterable[str]]]:
     if world.live and (records := _ring()):
-        yield "/dev/kmsg", records
+        yield _RING, records
     for path in ("/var/log/kern.log", "/var/log/dmesg"):
         if text := world.tail(path, _TAIL_BYTES):
             yield path, _this_boot(text)
@@ -64,10 +67,10 @@ def _this_boot(text: str) -> list[str]:
 
 
 def _ring() -> list[str]:
-    """Read the kernel's ring buffer, one record a read; [] where that is not permitted."""
+    """Read the messages of the kernel's ring buffer, one record a read ("6,339,5140900,-;text"); [] where that is not permitted."""
     records: list[str] = []
     try:
-        handle = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(_RING, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return []
     with contextlib.suppress(OSError):
@@ -76,7 +79,7 @@ def _ring() -> list[str]:
                 record = os.read(handle, 8192)
             except BrokenPipeError:  # a record was overwritten while we read: go on with the next
                 continue
-            records.append(record.decode(errors="replace").partition("\n")[0])
+            records.append(record.partition(b"\n")[0].partition(b";")[2].decode(errors="replace"))
     os.close(handle)
     return records
 

@@ -24,13 +24,11 @@ _BOOT_TIME, _RUN_LEVEL = 2, 1
 _CONNECTX_7 = "0x1021"
 _MELLANOX = "0x15b3"
 # Arguments of serving processes that checks look at; no others are kept (they may hold secrets).
-_FLAG = re.compile(
-    r"--(?:attention-backend|kv-cache-memory-bytes|gpu-memory-utilization|load-format|tensor-parallel-size|moe-backend|speculative[\w-]*)(?:=\S*)?"
-)
+_FLAG = r"--(?:attention-backend|kv-cache-memory-bytes|gpu-memory-utilization|load-format|tensor-parallel-size|moe-backend|speculative[\w-]*)(?:=\S*)?"
 # The kernel keeps 15 characters of a process's title in comm: VLLM::EngineCore is VLLM::EngineCor there.
-_TITLE = re.compile(r"VLLM::|EngineCor|vllm$|sglang|raylet$|trtllm")
-_PROGRAM = re.compile(r"vllm|sglang[\w-]*|trtllm-\w+|raylet")
-_MODULE = re.compile(r"(?:vllm|sglang|tensorrt_llm)(?:\.|$)")
+_TITLES = ("VLLM::", "EngineCor", "sglang", "trtllm")
+_PROGRAMS = frozenset({"vllm", "raylet"})
+_MODULES = frozenset({"vllm", "sglang", "tensorrt_llm"})
 _COLLECTORS = frozenset({"systemd", "init", "tini", "docker-init", "dumb-init", "catatonit"})  # also `systemd --user`
 
 
@@ -59,7 +57,8 @@ def read_host(world: World) -> Host:
 
 def _assignments(text: str) -> dict[str, str]:
     """Return KEY=value lines (quotes taken off); the last one of a key wins."""
-    return {match[1]: match[2].strip().strip("\"'") for match in re.finditer(r"^\s*([A-Z_]+)=(.*)$", text, re.MULTILINE)}
+    lines = (line.strip().partition("=") for line in text.splitlines())
+    return {name: value.strip().strip("\"'") for name, sign, value in lines if sign and name.isupper() and name.isidentifier()}
 
 
 def _libc(world: World) -> str:
@@ -67,8 +66,8 @@ def _libc(world: World) -> str:
         with contextlib.suppress(OSError, ValueError):
             return os.confstr("CS_GNU_LIBC_VERSION") or "musl"
         return "musl"
-    match = re.search(rb"\nPackage: libc6\n(?:.+\n)*?Version: (\d+\.\d+)", world.debian_packages)
-    return f"glibc {match[1].decode()}" if match else ""
+    match = re.match(r"\d+\.\d+", world.debian_version("libc6"))
+    return f"glibc {match[0]}" if match else ""
 
 
 def container_of(world: World) -> str:
@@ -86,7 +85,7 @@ def container_of(world: World) -> str:
 
 
 def _secure_boot(world: World) -> bool | None:
-    for name in world.matching("/sys/firmware/efi/efivars", r"SecureBoot-.*"):
+    for name in world.matching("/sys/firmware/efi/efivars", ".*", start="SecureBoot-"):
         value = world.data(name)
         return value[4:5] == b"\x01" if len(value) >= 5 else None
     return None
@@ -132,13 +131,15 @@ def read_cpu(world: World) -> Cpu:
     text = world.text("/proc/cpuinfo", limit=4 << 20)
     if not text:  # else a processor without any of the features that are looked for
         raise OSError("/proc/cpuinfo cannot be read")
-    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    present = set(flags[1].split()) if flags else set()
-    model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    fields: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.rstrip(), []).append(value.strip())
+    present = set(fields.get("flags", fields.get("Features", [""]))[0].split())
     return Cpu(
-        count=len(re.findall(r"^processor\s*:", text, re.MULTILINE)),
-        model=model[1].strip() if model else "",
-        parts=tuple(sorted(set(re.findall(r"^CPU part\s*:\s*(0x[0-9a-f]+)", text, re.MULTILINE)))),
+        count=len(fields.get("processor", [])),
+        model=fields.get("model name", [""])[0],
+        parts=tuple(sorted(set(fields.get("CPU part", [])))),
         flags=tuple(name for name in _CPU_FLAGS if name in present),
     )
 
@@ -147,11 +148,12 @@ def read_memory(world: World) -> Memory:
     text = world.text("/proc/meminfo")
     if not text:
         raise OSError("/proc/meminfo cannot be read")
-    full = re.search(r"^full avg10=([\d.]+)", world.text("/proc/pressure/memory"), re.MULTILINE)
+    lines = (line.replace(":", " ").split() for line in text.splitlines())
+    full = next((line.split() for line in world.text("/proc/pressure/memory").splitlines() if line.startswith("full avg10=")), None)
     limit = world.number("/sys/fs/cgroup/memory.max")
     return Memory(
-        meminfo={match[1]: int(match[2]) for match in re.finditer(r"^([\w()]+):\s+(\d{1,20})\b", text, re.MULTILINE)},
-        pressure_full_avg10=float(full[1]) if full else None,
+        meminfo={line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdecimal() and len(line[1]) <= 20},
+        pressure_full_avg10=float(full[1].removeprefix("avg10=")) if full else None,
         min_free_kb=world.number("/proc/sys/vm/min_free_kbytes"),
         cgroup_limit_bytes=limit,
     )
@@ -228,7 +230,7 @@ def read_processes(world: World) -> tuple[Process, ...]:
             continue
         comm = world.line(f"/proc/{name}/comm")
         # The arguments cost another system call, so the name decides first.
-        if not (_TITLE.match(comm) or comm.startswith("python")):
+        if not (_is_title(comm) or comm.startswith("python")):
             continue
         arguments = [part for part in world.text(f"/proc/{name}/cmdline", limit=1 << 16).split("\0") if part]
         if title := _title(comm, arguments):
@@ -238,16 +240,21 @@ def read_processes(world: World) -> tuple[Process, ...]:
     return tuple(found)
 
 
+def _is_title(comm: str) -> bool:
+    return comm.startswith(_TITLES) or comm in _PROGRAMS
+
+
 def _title(comm: str, arguments: list[str]) -> str:
     """Return what a serving process calls itself, or the server that a Python runs; "" for any other, wherever it lies."""
-    if _TITLE.match(comm):
+    if _is_title(comm):
         return arguments[0] if arguments and arguments[0].startswith(comm) else comm
     for before, argument in itertools.pairwise(arguments):
         if before == "-m":
-            return argument if _MODULE.match(argument) else ""
+            return argument if argument.partition(".")[0] in _MODULES else ""
         if not argument.startswith("-"):  # the script; what follows is its own
             program = argument.rpartition("/")[2]
-            return program if _PROGRAM.fullmatch(program) or "vllm/entrypoints/" in argument else ""
+            served = program in _PROGRAMS or (program.startswith(("sglang", "trtllm-")) and program.replace("-", "_").isidentifier())
+            return program if served or "vllm/entrypoints/" in argument else ""
     return ""
 
 
@@ -256,7 +263,7 @@ def _flags(arguments: list[str]) -> tuple[str, ...]:
     for index, given in enumerate(arguments):
         name, equals, value = given.partition("=")
         argument = name.replace("_", "-") + equals + value  # vLLM takes --gpu_memory_utilization as well
-        if _FLAG.fullmatch(argument):
+        if re.fullmatch(_FLAG, argument):
             following = arguments[index + 1] if index + 1 < len(arguments) else ""
             joined = argument if "=" in argument or following.startswith("-") or not following else f"{argument}={following}"
             flags.append(joined[:120])

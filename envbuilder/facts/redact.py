@@ -102,8 +102,7 @@ _ADDRESSES = (
     ),
 )
 _ANY_ADDRESS = (_Rule((".",), rf"(?!{_THIS_HOST})(?<![\w.])(?<![A-Za-z]-)(?<![=<>~!]=){_QUAD}", "<address>", times=3),)
-_SECRET_NAME = r"(?i)TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|USERNAME|_USER$|_PASS$|_AUTH|HEADER|COOKIE"  # noqa: S105 - the pattern of their names
-_HOST_NAME = r"HOST|ADDR|_IP$"
+_SECRET_NAMES = ("token", "key", "secret", "password", "passwd", "credential", "username", "_auth", "header", "cookie")
 _HOST = rf"(?<![\w<.-])(?!{_STAND_IN}|(?:localhost|auto|local|\d+)(?![\w.-])|{_THIS_HOST})[A-Za-z0-9][\w.-]*(?!>)"
 # Sections of what programs and the kernel say, where four numbers are an address.
 _SAID = frozenset({"readers", "nvml", "containers", "kernel_log", "processes", "network", "places"})
@@ -184,11 +183,12 @@ def _said(value: str) -> str:
 
 def variable(name: str, value: str) -> str:
     """Return a variable's value: of a secret only that it is set, of a host nothing, of a version all."""
-    if re.search(_SECRET_NAME, name):
+    small = name.casefold()
+    if any(part in small for part in _SECRET_NAMES) or small.endswith(("_user", "_pass")):
         return value if value in {"<set>", "<file>"} else "<set>"
     if "VERSION" in name:
         return text(value)
-    return _settled(_hosts, value) if re.search(_HOST_NAME, name) else said(value)
+    return _settled(_hosts, value) if "HOST" in name or "ADDR" in name or name.endswith("_IP") else said(value)
 
 
 def _hosts(value: str) -> str:

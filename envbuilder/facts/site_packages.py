@@ -60,19 +60,25 @@ def find_site(environment: Path) -> Path | None:
 
 def sites_of(environment: Path) -> list[Path]:
     """Return the folders of an environment that hold packages, those that serve first: a system has several Pythons' beside each other."""
-    found = [site for kind in ("site", "dist") for site in sorted(environment.glob(f"lib/python3*/{kind}-packages"))]
-    if not found and any(environment.glob("*.dist-info")):
+    pythons = sorted(name for name in _names(environment / "lib") if name.startswith("python3"))
+    found = [
+        site for kind in ("site", "dist") for python in pythons if (site := environment / "lib" / python / f"{kind}-packages").is_dir()
+    ]
+    if not found and any(name.endswith(".dist-info") for name in _names(environment)):
         return [environment]  # a folder made with `pip install --target`
     return sorted(found, key=lambda site: not any((site / package).is_dir() for package in ("vllm", "torch")))
 
 
+def _names(folder: str | Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names, 150 of them
+    except OSError:
+        return []
+
+
 def _listing(site: str | Path) -> Iterator[tuple[str, str, str]]:
     """Yield (canonical name, version, dist-info folder) of what is installed, as the folders' names say (PEP 427)."""
-    try:
-        names = sorted(name for name in os.listdir(site) if name.endswith(".dist-info"))  # noqa: PTH208 - names, 150 of them
-    except OSError:
-        return
-    for entry in names:
+    for entry in sorted(name for name in _names(site) if name.endswith(".dist-info")):
         name, _, version = entry.removesuffix(".dist-info").rpartition("-")
         if name:
             yield normalized(name), version, f"{site}/{entry}"
@@ -135,31 +141,27 @@ def read_distributions(site: str | Path) -> tuple[tuple[Distribution, ...], tupl
 def _metadata(name: str, version: str, folder: str) -> tuple[Distribution, bool]:
     """Return a distribution as its metadata says, and whether it may hold libraries."""
     # The headers end at the first empty line; what follows is the readme, which may be long and say anything.
-    headers = _fields(reading.data(f"{folder}/METADATA").partition(b"\n\n")[0].decode(errors="replace"))
-    wheel = _fields(reading.text(f"{folder}/WHEEL"))
-    stated = headers.get("Version", [""])[0].split()
-    pure = wheel.get("Root-Is-Purelib", [""])[0]
+    headers = reading.data(f"{folder}/METADATA").partition(b"\n\n")[0].decode(errors="replace").split("\n")
+    wheel = reading.text(f"{folder}/WHEEL").split("\n")
+    stated = next(_values(headers, "Version:"), "").split()
+    pure = next(_values(wheel, "Root-Is-Purelib:"), "")
     # NVIDIA's wheels call themselves pure and hold libraries.
     without = name in _NO_LIBRARIES or (pure == "true" and not name.startswith("nvidia"))
     distribution = Distribution(
         name=name,
         version=stated[0] if stated else version,
-        requires=tuple(line for line in headers.get("Requires-Dist", ()) if line and "extra" not in line),
-        requires_python=headers.get("Requires-Python", [""])[0],
-        tags=tuple(wheel.get("Tag", ())) if pure == "false" else (),
-        build=wheel.get("Build", [""])[0],
+        requires=tuple(line for line in _values(headers, "Requires-Dist:") if line and "extra" not in line),
+        requires_python=next(_values(headers, "Requires-Python:"), ""),
+        tags=tuple(_values(wheel, "Tag:")) if pure == "false" else (),
+        build=next(_values(wheel, "Build:"), ""),
     )
     return distribution, not without
 
 
-def _fields(text: str) -> dict[str, list[str]]:
-    """Return the values of each field of a file in the format of mail headers; lines that go on with another are no fields here."""
-    found: dict[str, list[str]] = {}
-    for line in text.split("\n"):
-        name, colon, value = line.partition(":")
-        if colon:
-            found.setdefault(name, []).append(value.strip())
-    return found
+def _values(lines: list[str], name: str) -> Iterator[str]:
+    """Yield the values of a field of a file in the format of mail headers; none that is wanted goes over several lines."""
+    start = len(name)
+    return (line[start:].strip() for line in lines if line.startswith(name))
 
 
 def _libraries(record: bytes) -> Iterator[_Library]:

@@ -20,13 +20,36 @@ if TYPE_CHECKING:
 _CHUNK = 4 << 20
 _PROGRAM_LIMIT = 256 << 20  # an nvcc or ptxas has 20 to 40 MB; one with a hole of gigabytes would cost its whole section
 _PLUGIN_TAIL = 64 << 10
-_RELEASE = re.compile(rb"[Cc]uda compilation tools, release (\d+\.\d+)")
-_PACKAGES = re.compile(
-    r"nvidia-|libnvidia-|cuda-|libcuda|linux-image-\d|docker|containerd|podman|dgx-|gcc$|g\+\+$|libc6$|python3[\d.]*-dev|cargo$|rustc$|libnccl|datacenter-gpu|linux-modules-nvidia|earlyoom"
+# Packages and variables that matter, by how their names begin, and by the whole of them.
+_PACKAGES = (
+    *("nvidia-", "libnvidia-", "cuda-", "libcuda", "libnccl", "datacenter-gpu", "dgx-", "linux-modules-nvidia"),
+    *("docker", "containerd", "podman", "earlyoom"),
+    *(f"linux-image-{digit}" for digit in range(10)),
 )
-_VARIABLES = re.compile(
-    r"(?:CUDA|TORCH|PYTORCH|VLLM|TRITON|FLASHINFER|NCCL|GLOO|RAY|HF|TRANSFORMERS|CMAKE|NVIDIA|NVCC|SETUPTOOLS_SCM|TRT_?LLM|TENSORRT|OMP|UV|PIP|CCACHE|XLA)_\w+"
-    r"|MAX_JOBS|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON(?:PATH|HOME|NOUSERSITE|WARNINGS)|VIRTUAL_ENV|CONDA_PREFIX|CC|CXX|CUDACXX|DOCKER_HOST|WSL_DISTRO_NAME|RAY_memory_monitor_refresh_ms"
+_PACKAGES_WHOLE = frozenset({"gcc", "g++", "libc6", "cargo", "rustc"})
+_VARIABLES = (
+    *(
+        "CUDA_",
+        "TORCH_",
+        "PYTORCH_",
+        "VLLM_",
+        "TRITON_",
+        "FLASHINFER_",
+        "NCCL_",
+        "GLOO_",
+        "RAY_",
+        "HF_",
+        "TRANSFORMERS_",
+        "NVIDIA_",
+        "NVCC_",
+    ),
+    *("TRTLLM_", "TRT_LLM_", "TENSORRT_", "OMP_", "XLA_", "CMAKE_", "CCACHE_", "SETUPTOOLS_SCM_", "UV_", "PIP_"),
+)
+_VARIABLES_WHOLE = frozenset(
+    {
+        *("MAX_JOBS", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONWARNINGS"),
+        *("VIRTUAL_ENV", "CONDA_PREFIX", "CC", "CXX", "CUDACXX", "DOCKER_HOST", "WSL_DISTRO_NAME"),
+    }
 )
 _PTXAS = ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH")
 
@@ -39,7 +62,7 @@ def cuda_release_of(path: Path) -> str:
         while file.tell() < _PROGRAM_LIMIT and (chunk := file.read(_CHUNK)):
             data = tail + chunk
             place = data.find(b"uda compilation tools, release ")
-            if place > 0 and (match := _RELEASE.match(data[place - 1 : place + 80])):
+            if place > 0 and (match := re.match(rb"[Cc]uda compilation tools, release (\d+\.\d+)", data[place - 1 : place + 80])):
                 return match[1].decode()
             tail = data[-100:]
     return ""
@@ -48,7 +71,7 @@ def cuda_release_of(path: Path) -> str:
 def read_toolkits(world: World) -> tuple[Toolkit, ...]:
     """Return every CUDA toolkit: those of /usr/local, of CUDA_HOME, and the one whose nvcc is first on PATH."""
     found: dict[str, list[str]] = {}
-    for path in world.matching("/usr/local", r"cuda(?:-\d+(?:\.\d+)*)?"):
+    for path in world.matching("/usr/local", r"cuda(?:-\d+(?:\.\d+)*)?", start="cuda"):
         if world.at(path).is_dir():
             found.setdefault(_own(world, path), []).append(path)
     for name in ("CUDA_HOME", "CUDA_PATH"):
@@ -71,13 +94,15 @@ def _own(world: World, path: str) -> str:
 
 
 def _toolkit_release(world: World, path: str) -> str:
-    with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
-        version = json.loads(world.text(f"{path}/version.json"))["cuda"]["version"]
-        return ".".join(version.split(".")[:2])
-    if match := re.search(r"CUDA Version (\d+\.\d+)", world.line(f"{path}/version.txt")):
-        return match[1]
-    if match := re.search(r"^#define CUDA_VERSION (\d+)", world.text(f"{path}/include/cuda.h", limit=1 << 16), re.MULTILINE):
-        return f"{int(match[1]) // 1000}.{int(match[1]) % 1000 // 10}"
+    if text := world.text(f"{path}/version.json"):
+        with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            version = json.loads(text)["cuda"]["version"]
+            return ".".join(version.split(".")[:2])
+    if stated := world.line(f"{path}/version.txt").partition("CUDA Version ")[2].split():
+        return ".".join(stated[0].split(".")[:2])
+    defined = world.text(f"{path}/include/cuda.h", limit=1 << 16).partition("\n#define CUDA_VERSION ")[2].partition("\n")[0].strip()
+    if defined.isdecimal():
+        return f"{int(defined) // 1000}.{int(defined) % 1000 // 10}"
     return cuda_release_of(world.at(f"{path}/bin/nvcc"))
 
 
@@ -116,24 +141,12 @@ def _program(world: World, name: str) -> str:
 
 def read_packages(world: World) -> dict[str, str]:
     """Return name → version of the installed Debian packages that matter here."""
-    status = world.debian_packages
-    found = ((match[1].decode(errors="replace"), match.end()) for match in re.finditer(rb"\nPackage: ([^\n]+)", status))
-    return {name: version for name, place in found if _PACKAGES.match(name) and (version := _version_at(status, place))}
+    return {name: version for name in world.debian_packages if _matters(name) and (version := world.debian_version(name))}
 
 
-def _package_version(world: World, name: str) -> str:
-    status, line = world.debian_packages, f"\n\nPackage: {name}\n".encode()
-    place = status.find(line)
-    return "" if place < 0 else _version_at(status, place + len(line) - 1)
-
-
-def _version_at(status: bytes, place: int) -> str:
-    """Return the version in the stanza whose first line ends at `place`, "" if it is not installed."""
-    stanza = status[place : status.find(b"\n\n", place)]
-    version = re.search(rb"^Version: (\S+)", stanza, re.MULTILINE)
-    # `apt-mark hold` keeps what is installed.
-    installed = re.search(rb"^Status: (?:install|hold) ok installed\b", stanza, re.MULTILINE)
-    return version[1].decode(errors="replace") if version and installed else ""
+def _matters(name: str) -> bool:
+    headers = name.startswith("python3") and name.endswith("-dev") and name.count("-") == 1  # python3.12-dev
+    return name.startswith(_PACKAGES) or name in _PACKAGES_WHOLE or headers
 
 
 def read_containers(world: World) -> Containers:
@@ -150,7 +163,7 @@ def read_containers(world: World) -> Containers:
         daemon_json_error=error,
         cdi_specs=tuple(dict.fromkeys(nvidia)),
         cdi_driver_versions=tuple(sorted(versions)),
-        toolkit=re.sub(r"-\d+$", "", _package_version(world, "nvidia-container-toolkit")),
+        toolkit=world.debian_version("nvidia-container-toolkit").partition("-")[0],
         docker=bool(world.which("docker")) or world.exists("/usr/bin/docker"),
         podman=bool(world.which("podman")) or world.exists("/usr/bin/podman"),
         swarm=world.exists("/var/lib/docker/swarm"),
@@ -227,7 +240,11 @@ def _shared_memory(world: World) -> int | None:
 
 def read_variables(world: World) -> dict[str, str]:
     """Return the variables that steer CUDA, torch, vLLM and builds; of a secret only that it is set."""
-    kept = {name: redact.variable(name, value)[:2000] for name, value in world.variables.items() if _VARIABLES.fullmatch(name)}
+    kept = {
+        name: redact.variable(name, value)[:2000]
+        for name, value in world.variables.items()
+        if name.startswith(_VARIABLES) or name in _VARIABLES_WHOLE
+    }
     token = Path(world.variables.get("HF_HOME") or world.home / ".cache/huggingface") / "token"
     if "HF_TOKEN" not in kept and world.exists(token):
         kept["HF_TOKEN"] = "<file>"  # noqa: S105 - it says where, not what

@@ -45,9 +45,18 @@ class World:
         return self.root == Path("/")
 
     @functools.cached_property
-    def debian_packages(self) -> bytes:
-        """What dpkg says is installed (/var/lib/dpkg/status), a megabyte: stanzas with an empty line before and after each."""
-        return b"\n\n" + self.data("/var/lib/dpkg/status", limit=32 << 20) + b"\n\n"
+    def debian_packages(self) -> dict[str, bytes]:
+        """What dpkg says of each package (/var/lib/dpkg/status, a megabyte), by name; not all of them are installed."""
+        stanzas = self.data("/var/lib/dpkg/status", limit=32 << 20).split(b"\n\n")
+        return {stanza[9 : stanza.find(b"\n")].decode(errors="replace"): stanza for stanza in stanzas if stanza.startswith(b"Package: ")}
+
+    def debian_version(self, name: str) -> str:
+        """Return the version of a Debian package, "" if it is not installed."""
+        lines = self.debian_packages.get(name, b"").split(b"\n")
+        # `apt-mark hold` keeps what is installed.
+        if b"Status: install ok installed" not in lines and b"Status: hold ok installed" not in lines:
+            return ""
+        return next((line[9:].strip().decode(errors="replace") for line in lines if line.startswith(b"Version: ")), "")
 
     @property
     def home(self) -> Path:
@@ -94,7 +103,7 @@ class World:
 
     def number(self, path: str | Path) -> int | None:
         text = self.line(path)
-        return int(text) if re.fullmatch(r"-?\d{1,20}", text) else None
+        return int(text) if len(text) <= 20 and text.removeprefix("-").isdecimal() else None
 
     def names(self, path: str | Path) -> list[str]:
         try:
@@ -115,11 +124,10 @@ class World:
         except OSError:
             return 0.0
 
-    def matching(self, folder: str, pattern: str) -> Iterator[str]:
-        """Yield the full names (in this world) of a folder's entries whose whole name matches."""
-        compiled = re.compile(pattern)
+    def matching(self, folder: str, pattern: str, *, start: str | tuple[str, ...] = "") -> Iterator[str]:
+        """Yield the full names (in this world) of a folder's entries whose whole name matches; it begins with `start`, which is quick to tell."""
         for name in self.names(folder):
-            if compiled.fullmatch(name):
+            if name.startswith(start) and re.fullmatch(pattern, name):
                 yield f"{folder.rstrip('/')}/{name}"
 
     def which(self, name: str) -> str:

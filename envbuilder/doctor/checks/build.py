@@ -109,7 +109,7 @@ def rust(s: Snapshot) -> Verdict:
 
 @check("EB-BUILD-006", "build-oom-killed", Severity.BLOCKS, needs=("memory", "variables"))
 def out_of_memory(s: Snapshot) -> Verdict:
-    killed = log_lines(s, r"(Killed process|oom-kill).*(cc1plus|cicc|nvcc|ptxas|ninja|fatbinary)")
+    killed = log_lines(s, "Killed process", "oom-kill", pattern=r"(Killed process|oom-kill).*(cc1plus|cicc|nvcc|ptxas|ninja|fatbinary)")
     if killed:
         return warn(*killed, expected="fewer jobs")
     given = numbers(variable(s, "MAX_JOBS"))

@@ -72,12 +72,12 @@ def numbers(text: str) -> Release:
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def log_lines(s: Snapshot, pattern: str, *, most: int = 3) -> tuple[tuple[str, str], ...]:
-    """Return (source, line) of the kernel log's first lines that match."""
-    if s.kernel_log is None or not s.kernel_log.lines:
+def log_lines(s: Snapshot, *texts: str, pattern: str = "", most: int = 3) -> tuple[tuple[str, str], ...]:
+    """Return (source, line) of the kernel log's first lines that hold one of the texts, and match the pattern where one is given."""
+    if s.kernel_log is None:
         return ()
-    compiled = re.compile(pattern)
-    return tuple((s.kernel_log.source, line) for line in s.kernel_log.lines if compiled.search(line))[:most]
+    lines = [line for line in s.kernel_log.lines if any(text in line for text in texts)]
+    return tuple((s.kernel_log.source, line) for line in lines if not pattern or re.search(pattern, line))[:most]
 
 
 def variable(s: Snapshot, name: str) -> str:

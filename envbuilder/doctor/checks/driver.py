@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _GSP = r"GSP RM|GSP firmware|RPC response from GPU\d+ GSP|_kgspBootGspRm|GSP_INIT"
 _NVSWITCH = {"0x1ac2", "0x1af1", "0x22a3", "0x2901"}  # Volta's to Blackwell's
-_DRIVER_PACKAGE = re.compile(r"nvidia-(?:driver|dkms|kernel-(?:source|open)|headless)(?:-no-dkms)?-\d+|libnvidia-compute-\d+")
+_DRIVER_PACKAGE = r"nvidia-(?:driver|dkms|kernel-(?:source|open)|headless)(?:-no-dkms)?-\d+|libnvidia-compute-\d+"
 _NEEDED = ("driver",)
 # Why a driver that is installed is not loaded.
 _NOT_LOADED = ("EB-DRV-012", "EB-DRV-009", "EB-DRV-003", "EB-DRV-004", "EB-DRV-005")
@@ -38,7 +38,7 @@ def _own_system(s: Snapshot) -> str:
 
 
 def _has_packages(s: Snapshot) -> bool:
-    return any(_DRIVER_PACKAGE.match(name) for name in s.packages or {})
+    return any(re.match(_DRIVER_PACKAGE, name) for name in s.packages or {} if "nvidia-" in name)
 
 
 @check("EB-DRV-001", "driver-missing", Severity.BLOCKS, needs=("driver", "pci"))
@@ -78,7 +78,11 @@ def _module_commands(s: Snapshot) -> tuple[str, ...] | None:
 def refused_by_secure_boot(s: Snapshot) -> Verdict:
     if reason := _own_system(s):
         return skip(reason)
-    seen = log_lines(s, r"unsigned module|Lockdown:.*nvidia|nvidia.*(Required key not available|verification failed)")
+    seen = log_lines(
+        s,
+        *("unsigned module", "Lockdown:", "Required key not available", "verification failed"),
+        pattern=r"unsigned module|Lockdown:.*nvidia|nvidia.*(Required key not available|verification failed)",
+    )
     if _driver(s).loaded or not seen or (s.host and s.host.secure_boot is False):
         return ok(("kernel module", _driver(s).loaded or "not refused"))
     return fail(*seen, expected="a signed module, or its key enrolled")
@@ -115,7 +119,7 @@ def module_not_loaded(s: Snapshot) -> Verdict:
         return ok(("/sys/module/nvidia/version", driver.loaded))
     if not (driver.libraries or _has_packages(s)):
         return skip("no driver is installed")
-    return fail(("/proc/modules", "no nvidia"), *log_lines(s, r"NVRM|nvidia"), expected="the module nvidia")
+    return fail(("/proc/modules", "no nvidia"), *log_lines(s, "NVRM", "nvidia"), expected="the module nvidia")
 
 
 @check("EB-DRV-006", "nvml-driver-mismatch", Severity.BLOCKS, needs=_NEEDED)
@@ -138,7 +142,7 @@ def gsp_driver_torn(s: Snapshot) -> Verdict:
     driver = _driver(s)
     if not driver.loaded or (s.host and s.host.container):
         return skip("no driver of this system's own is loaded")
-    seen = [*log_lines(s, _GSP)]
+    seen = [*log_lines(s, "GSP", "_kgspBootGspRm", pattern=_GSP)]
     other = [version for version in driver.gpu_firmware if re.match(r"\d{3}\.\d", version) and version != driver.loaded]
     if other:
         seen.append(("/proc/driver/nvidia/gpus", f"GPU firmware {other[0]}, module {driver.loaded}"))
@@ -298,7 +302,7 @@ def libcuda_missing(s: Snapshot) -> Verdict:
 
 @check("EB-DRV-018", "xid-errors", Severity.BLOCKS, needs=("kernel_log",), after=("EB-MACH-007", "EB-DRV-007", "EB-MACH-010"))
 def xid_errors(s: Snapshot) -> Verdict:
-    lines = log_lines(s, r"\bXid\b.*: \d+", most=200)
+    lines = log_lines(s, "Xid", pattern=r"\bXid\b.*: \d+", most=200)
     # 79: fallen off the bus; 48, 94, 95: memory errors; 62, 119, 120, 154: the GPU's own processors and its recovery.
     grave = [line for line in lines if re.search(r"Xid[^:]*(?:\([^)]*\))?: (?:48|62|74|79|94|95|120|154)\b", line[1])]
     if grave:
@@ -309,13 +313,13 @@ def xid_errors(s: Snapshot) -> Verdict:
 
 @check("EB-DRV-019", "nvrm-no-memory-wedge", Severity.BLOCKS, needs=("kernel_log",))
 def nvrm_no_memory(s: Snapshot) -> Verdict:
-    seen = log_lines(s, r"NV_ERR_NO_MEMORY|_memdescAllocInternal")
+    seen = log_lines(s, "NV_ERR_NO_MEMORY", "_memdescAllocInternal")
     return warn(*seen, expected="no such line") if seen else ok("no failed allocation of the driver")
 
 
 @check("EB-DRV-020", "torch-uma-alloc-hang", Severity.BLOCKS, needs=("kernel_log",), after=("EB-DRV-007",))
 def uma_alloc_hang(s: Snapshot) -> Verdict:
-    seen = log_lines(s, r"Xid[^:]*(?:\([^)]*\))?: 119\b|Timeout after \d+s of waiting for RPC")
+    seen = log_lines(s, "Xid", "Timeout after", pattern=r"Xid[^:]*(?:\([^)]*\))?: 119\b|Timeout after \d+s of waiting for RPC")
     return warn(*seen, expected="no Xid 119") if seen else ok("no Xid 119 in this boot")
 
 

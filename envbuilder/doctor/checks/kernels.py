@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, gpus, numbers, pin_of, target_of, variable, vllm, wants_gpu
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 
 _NEEDED = ("environment",)
 _SM121 = (12, 9)
-_CORE = re.compile(r"vllm/(_C|_C_stable_libtorch|_moe_C|_moe_C_stable_libtorch)\.")
+_CORE = ("vllm/_C.", "vllm/_C_stable_libtorch.", "vllm/_moe_C.", "vllm/_moe_C_stable_libtorch.")
 
 
 def _core(s: Snapshot) -> list[Extension]:
     """Return vLLM's main extensions that have GPU code: the others (fa3, flashmla …) are for single GPUs by design."""
     extensions = (s.environment.extensions if s.environment else None) or ()
-    return [extension for extension in extensions if _CORE.match(extension.path) and (extension.cubins or extension.ptx)]
+    return [extension for extension in extensions if extension.path.startswith(_CORE) and (extension.cubins or extension.ptx)]
 
 
 def _runs(s: Snapshot, extension: Extension) -> str:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Host, Snapshot
 
-_NVIDIA_KERNEL = re.compile(r"\d+\.\d+\.\d+-\d+-nvidia(-64k|-lowlatency)?")
 _KERNEL_SOURCE = "/proc/sys/kernel/osrelease"
 _CMA_LIMIT_KB = 256 << 10
 _WEDGE_CLOCK_MHZ, _WEDGE_POWER_W, _WEDGE_UTILIZATION = 1400, 40.0, 90
@@ -38,7 +37,7 @@ def kernel_1008(s: Snapshot) -> Verdict:
         return skip("not a GB10 machine")
     kernel = _host(s).kernel
     if kernel.startswith("6.17.0-1008-"):
-        return fail((_KERNEL_SOURCE, kernel), *log_lines(s, r"\bDOE\b"), expected="6.17.0-1014 or newer, or 6.14")
+        return fail((_KERNEL_SOURCE, kernel), *log_lines(s, "DOE", pattern=r"\bDOE\b"), expected="6.17.0-1014 or newer, or 6.14")
     return ok((_KERNEL_SOURCE, kernel))
 
 
@@ -71,7 +70,7 @@ def kernel_not_nvidia(s: Snapshot) -> Verdict:
     if not on_spark(s) or _host(s).wsl:
         return skip("not a GB10 machine's own system")
     kernel = _host(s).kernel
-    if _NVIDIA_KERNEL.fullmatch(kernel):
+    if re.fullmatch(r"\d+\.\d+\.\d+-\d+-nvidia(-64k|-lowlatency)?", kernel):
         return ok((_KERNEL_SOURCE, kernel))
     dead = s.driver is not None and not s.driver.loaded
     seen = [(_KERNEL_SOURCE, kernel), *([("/proc/modules", "no nvidia")] if dead else [])]
@@ -139,7 +138,7 @@ def hard_power_off(s: Snapshot) -> Verdict:
 def suspend_resume(s: Snapshot) -> Verdict:
     if not on_spark(s):
         return skip("not a GB10 machine")
-    seen = log_lines(s, r"PM: suspend (exit|entry)")
+    seen = log_lines(s, "PM: suspend exit", "PM: suspend entry")
     if not seen:
         return ok("no suspend in this boot")
     gone = s.nvml is not None and s.nvml.status != "absent" and not gpus(s)
@@ -170,7 +169,7 @@ def pages_64k(s: Snapshot) -> Verdict:
 
 @check("EB-MACH-014", "mlx5-power-notice", Severity.INFO, needs=("kernel_log",))
 def mlx5_power(s: Snapshot) -> Verdict:
-    seen = log_lines(s, r"mlx5.*insufficient power", most=1)
+    seen = log_lines(s, "insufficient power", pattern=r"mlx5.*insufficient power", most=1)
     return info(*seen, note="Harmless on this machine.") if seen else ok("no such line")
 
 
@@ -183,11 +182,11 @@ def user_namespaces(s: Snapshot) -> Verdict:
 
 @check("EB-MACH-016", "disk-errors", Severity.WRONG_RESULT, needs=("kernel_log",))
 def disk_errors(s: Snapshot) -> Verdict:
-    built_in = log_lines(s, r"(EXT4-fs error \(device |I/O error,? dev )(nvme|vd|md)")
+    built_in = log_lines(s, "EXT4-fs error", "I/O error", pattern=r"(EXT4-fs error \(device |I/O error,? dev )(nvme|vd|md)")
     if built_in:
         return fail(*built_in, expected="no such line")
     # A USB disk that was unplugged while it was mounted leaves the same lines, and is named sd… like a built-in one.
-    others = log_lines(s, r"EXT4-fs error|I/O error,? dev sd")
+    others = log_lines(s, "EXT4-fs error", "I/O error, dev sd", "I/O error dev sd")
     if others:
         return info(*others, note="Nothing, if that disk was unplugged; else as grave as it looks.")
     return ok("no disk errors in this boot")
@@ -195,7 +194,7 @@ def disk_errors(s: Snapshot) -> Verdict:
 
 @check("EB-MACH-017", "hung-tasks", Severity.BLOCKS, needs=("kernel_log",))
 def hung_tasks(s: Snapshot) -> Verdict:
-    seen = log_lines(s, r"blocked for more than \d+ seconds|soft lockup")
+    seen = log_lines(s, "blocked for more than", "soft lockup", pattern=r"blocked for more than \d+ seconds|soft lockup")
     return warn(*seen, expected="no such line") if seen else ok("no hung tasks in this boot")
 
 

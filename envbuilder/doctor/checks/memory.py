@@ -145,7 +145,7 @@ def cgroup_limit(s: Snapshot) -> Verdict:
 
 @check("EB-MEM-011", "oom-killed-serving", Severity.BLOCKS, needs=("kernel_log",))
 def oom_killed(s: Snapshot) -> Verdict:
-    seen = log_lines(s, r"(Killed process|oom-kill).*(python|VLLM|vllm|EngineCore|raylet)")
+    seen = log_lines(s, "Killed process", "oom-kill", pattern=r"(Killed process|oom-kill).*(python|VLLM|vllm|EngineCore|raylet)")
     return warn(*seen, expected="no such line") if seen else ok("no server was killed for memory in this boot")
 
 

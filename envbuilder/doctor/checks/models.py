@@ -200,7 +200,7 @@ def gated(s: Snapshot) -> Verdict:
     if value:
         return ok(("HF_TOKEN", value))
     return info(
-        ("environment", "no token for the hub, in a variable or a file"),
+        ("environment", "not logged in to the hub, by a variable or a file"),
         note="It matters for models behind a licence.",
         commands=(f"{_hf(s)} auth login",),
     )

@@ -54,8 +54,9 @@ def _torch_major(s: Snapshot) -> int:
 def two_cuda_majors(s: Snapshot) -> Verdict:
     majors: dict[str, dict[str, str]] = {}
     for name, entry in installed(s).items():
-        if match := re.fullmatch(r"(nvidia-[a-z-]+)-cu(\d\d)", name):
-            majors.setdefault(match[1], {})[match[2]] = f"{name} {entry.version}"
+        library, _, major = name.rpartition("-cu")
+        if library.startswith("nvidia-") and len(major) == 2 and major.isdecimal():
+            majors.setdefault(library, {})[major] = f"{name} {entry.version}"
         elif name in _UNSUFFIXED_13:
             majors.setdefault(name, {})[".".join(map(str, numbers(entry.version)[:1]))] = f"{name} {entry.version}"
     mixed = [versions for versions in majors.values() if len(versions) > 1]
@@ -103,9 +104,12 @@ def onnxruntime(s: Snapshot) -> Verdict:
     return _both(s, "onnxruntime", "onnxruntime-gpu", expected="one of the two", commands=commands)
 
 
+_OPENCV = frozenset({"opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"})
+
+
 @check("EB-PKG-005", "opencv-twice", Severity.INFO, needs=_NEEDED)
 def opencv(s: Snapshot) -> Verdict:
-    found = [entry for name, entry in installed(s).items() if re.fullmatch(r"opencv-(contrib-)?python(-headless)?", name)]
+    found = [entry for name, entry in installed(s).items() if name in _OPENCV]
     return info(*map(dist_seen, found), expected="one of them") if len(found) > 1 else ok("at most one OpenCV")
 
 

@@ -247,7 +247,7 @@ def cuda_libraries(s: Snapshot) -> Verdict:
     torch = dist(s, "torch")
     if torch is None:
         return skip("no torch")
-    names = [match[0] for line in torch.requires if (match := re.match(r"nvidia-[a-z0-9-]+", line))]
+    names = [match[0] for line in torch.requires if line.startswith("nvidia-") and (match := re.match(r"[a-z0-9-]+", line))]
     wrong = [
         (entry, pin)
         for name in names

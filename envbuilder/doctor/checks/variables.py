@@ -33,26 +33,27 @@ def visible_devices(s: Snapshot) -> Verdict:
 
 @check("EB-VAR-002", "stub-libraries-in-path", Severity.BLOCKS, needs=_NEEDED)
 def stubs(s: Snapshot) -> Verdict:
-    found = {
-        name: parts
-        for name in ("LD_LIBRARY_PATH", "LD_PRELOAD")
-        if (parts := [part for part in re.split(r"[:\s]+", variable(s, name)) if "/stubs" in part])
-    }
+    found = {name: parts for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") if (parts := [part for part in _parts(s, name) if "/stubs" in part])}
     if not found:
         return ok("no stubs where programs look")
     seen = [(name, ":".join(parts)) for name, parts in found.items()]
     return fail(*seen, expected="no folder of stubs", commands=tuple(_without(s, name, parts) for name, parts in found.items()))
 
 
+def _parts(s: Snapshot, name: str) -> list[str]:
+    """Return what a variable names: the loader takes colons and spaces for the same."""
+    return variable(s, name).replace(":", " ").split()
+
+
 def _without(s: Snapshot, name: str, parts: list[str]) -> str:
     """Return the command that takes parts out of a variable and leaves the others."""
-    kept = [part for part in re.split(r"[:\s]+", variable(s, name)) if part and part not in parts]
+    kept = [part for part in _parts(s, name) if part not in parts]
     return f"export {name}={':'.join(map(quoted, kept))}" if kept else f"unset {name}"
 
 
 @check("EB-VAR-003", "cuda-compat-in-the-way", Severity.BLOCKS, needs=_NEEDED)
 def compat(s: Snapshot) -> Verdict:
-    found = [folder for folder in variable(s, "LD_LIBRARY_PATH").split(":") if re.search(r"/compat(/|$)", folder)]
+    found = [folder for folder in variable(s, "LD_LIBRARY_PATH").split(":") if "/compat/" in f"{folder}/"]
     if not found:
         return ok("no cuda-compat where programs look")
     seen = ("LD_LIBRARY_PATH", ":".join(found))
@@ -129,7 +130,11 @@ def allocator(s: Snapshot) -> Verdict:
         "release_lock_on_cudamalloc",
         "throw_on_cudamalloc_oom",
     }
-    strange = [key for part in re.sub(r"\[[^\]]*\]", "", value).split(",") if (key := part.partition(":")[0].strip()) and key not in known]
+    strange = [
+        key
+        for part in (re.sub(r"\[[^\]]*\]", "", value) if "[" in value else value).split(",")
+        if (key := part.partition(":")[0].strip()) and key not in known
+    ]
     return (
         info(("PYTORCH_CUDA_ALLOC_CONF", value), note=f"torch may refuse: {', '.join(strange[:3])}.")
         if strange

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("environment",)
 # Folders of wrappers, and what Kubernetes sets for each service of its own accord (one named vllm: VLLM_SERVICE_HOST and so on).
-_FROM_OUTSIDE = re.compile(r"_SRC_DIR$|_SERVICE_(?:HOST|PORT)|_PORT_\d+_(?:TCP|UDP)")
+_FROM_OUTSIDE = r"_SRC_DIR$|_SERVICE_(?:HOST|PORT)|_PORT_\d+_(?:TCP|UDP)"
 _SPARSE = frozenset({"deepseek_v32", "glm_moe_dsa"})  # models whose attention picks its keys with a top-k of 512 to 2048
 
 
@@ -77,7 +77,9 @@ def unknown_variables(s: Snapshot) -> Verdict:
         "VLLM_REF",
     }
     strange = sorted(
-        name for name in s.variables or {} if name.startswith("VLLM_") and name not in known | foreign and not _FROM_OUTSIDE.search(name)
+        name
+        for name in s.variables or {}
+        if name.startswith("VLLM_") and name not in known | foreign and not re.search(_FROM_OUTSIDE, name)
     )
     return (
         warn(*((name, variable(s, name)) for name in strange[:4]), expected="names that this vLLM reads")
