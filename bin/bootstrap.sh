@@ -4,6 +4,10 @@
 bootstrap() {
     _env=$1 _lock=$2
     _current "$_env" "$_lock" || _make_environment "$_env" "$_lock" >&2
+    # So that bin/envbuilder needs no program to tell the same next time: the lock's time is its copy's, and the
+    # interpreter's link goes away with the very version that it leads to. Where it may not write, it asks again.
+    ln -sf "$(readlink -f "$_env/bin/python")" "$_env/bin/python" 2>/dev/null || :
+    touch -r "$_lock" "$_env/lock.txt" 2>/dev/null || :
 }
 
 # Whether the environment was made from this lock and its interpreter is still there, in the version it was made for:
@@ -42,6 +46,8 @@ _make_environment() {
         echo "  next: check the network and pip's settings (pip config list), then run the same command again" >&2
         exit 4
     }
+    # What Python 3.11 puts beside pip, and no lock names: it runs code each time that a Python starts.
+    "$_new/bin/python" -I -m pip uninstall -qq --yes setuptools
     cp "$2" "$_new/lock.txt"
     # Two first uses at once: what the other one made is as good, and its command may be running in it already.
     if ! _current "$1" "$2"; then

@@ -69,6 +69,16 @@ def test_later_uses_make_nothing(used: Path) -> None:
     assert (used / ".venv").stat().st_mtime_ns == before
 
 
+def test_where_nothing_changed_no_program_is_asked(used: Path) -> None:
+    """Three of them took a tenth of the doctor's time. A clone that was touched (copied, checked out again) asks once."""
+    lock = used / "lockfiles" / "envbuilder" / "tool.txt"
+    os.utime(lock, (1, 1))
+    assert launch(used, "--version").stdout.startswith("envbuilder ")
+    done = launch(used, "--version", PATH="/nonexistent")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("envbuilder ")
+
+
 def test_it_may_be_called_from_anywhere_and_through_a_link(used: Path, tmp_path: Path) -> None:
     (tmp_path / "eb").symlink_to(used / "bin" / "envbuilder")
     assert launch(used, "--version", program=tmp_path / "eb", cwd=tmp_path).stdout.startswith("envbuilder ")
@@ -111,6 +121,40 @@ def test_an_interpreter_that_went_away_is_noticed(clone: Path) -> None:
     done = launch(clone, "--version")
     assert done.returncode == 0, done.stderr
     assert "making its own environment" in done.stderr
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+def test_another_lock_makes_another_environment(clone: Path, years: int) -> None:
+    """Whatever its time: a checkout of an older commit, or a copy that kept the times, brings an older file."""
+    lock = clone / "lockfiles" / "envbuilder" / "tool.txt"
+    assert launch(clone, "--version").returncode == 0
+    before = lock.stat()
+    lock.write_text(lock.read_text() + "# changed\n")
+    os.utime(lock, (before.st_mtime + years * 365 * 86400,) * 2)
+    assert "making its own environment" in launch(clone, "--version").stderr
+    assert launch(clone, "--version").stderr == ""
+
+
+def test_what_runs_is_the_environment_that_was_made(used: Path) -> None:
+    """It is started without `site`: programs that look for their own files (uv's does) must find the same as with it."""
+    names = "sys.prefix, sys.executable, sysconfig.get_path('scripts'), sysconfig.get_path('purelib'), uv.find_uv_bin()"
+    (used / "envbuilder" / "commands" / "where.py").write_text(
+        "import sys, sysconfig, uv\n\n\ndef configure(parser):\n    pass\n\n\n"
+        f"def run(args, console):\n    print({names}, sep='\\n')\n    return 0\n"
+    )
+    cli = used / "envbuilder" / "cli.py"
+    before = cli.read_text()
+    cli.write_text(before.replace("COMMANDS = {", 'COMMANDS = {\n    "where": "",'))
+    try:
+        said = launch(used, "where").stdout
+    finally:
+        cli.write_text(before)
+        (used / "envbuilder" / "commands" / "where.py").unlink()
+    python = used / ".venv" / "bin" / "python"
+    with_site = subprocess.run(
+        [python, "-I", "-c", f"import sys, sysconfig, uv; print({names}, sep='\\n')"], capture_output=True, text=True, check=True
+    )
+    assert said == with_site.stdout != ""
 
 
 def test_no_index_is_said_and_nothing_is_left(clone: Path) -> None:

@@ -216,7 +216,7 @@ def test_root_of_a_container_is_not_told_to_use_a_sudo_that_is_not_there(
 def test_the_launcher_hands_its_name_on() -> None:
     """Only the shell script knows how it was called: the interpreter that it starts is given -c."""
     text = (ROOT / "bin/envbuilder").read_text()
-    assert text.index('export ENVBUILDER_COMMAND="$0"') < text.index('exec "$python"')
+    assert text.index('export ENVBUILDER_COMMAND="$0"') < text.index('exec "$root/.venv/bin/python"')
 
 
 def test_a_home_folder_in_a_quoted_path_is_still_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
