@@ -15,14 +15,15 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
 
 from envbuilder import __version__
 from envbuilder.console import Console
 from envbuilder.errors import EnvbuilderError, StorageError, UnknownNameError, UsageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import NoReturn
 
 # name -> what `envbuilder --help` says of it. The module is envbuilder.commands.<name>, with - as _.
 COMMANDS = {
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     console = Console(json_mode="--json" in _own(arguments))
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
+    gc.enable()  # bin/envbuilder starts without
     try:
         with _terminable():
             return _delivered(lambda: _guarded(arguments, console))

@@ -9,15 +9,17 @@ import itertools
 import marshal
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, NoReturn, TypeVar
+
+    _Item = TypeVar("_Item")
+    _Result = TypeVar("_Result")
 
 _PIECE = 1 << 20
 _MOST_TICKETS = 4096  # a pipe takes at least so many bytes at once
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 def start(work: Callable[[], Any], *, limit_s: int) -> Callable[[], Any]:

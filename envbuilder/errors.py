@@ -11,10 +11,10 @@ configuration; 3 envbuilder itself failed; 4 a step could not be carried out (a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import ClassVar
 
 
 class EnvbuilderError(Exception):

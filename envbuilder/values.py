@@ -1,18 +1,55 @@
-"""`@value`: a frozen, keyword-only dataclass whose methods are written once, here, and that costs no import of `dataclasses`.
+"""`@value` and `NamedTuple`: what `dataclass` and `typing.NamedTuple` are, with methods that are written once, here.
 
-`dataclass` writes and compiles six methods for every class, nearly a millisecond each time the program starts, and its
-module brings `inspect`, `ast` and `dis` along, ten more: a tenth of what the doctor may take. To whoever asks
-(`dataclasses.fields`, `asdict`, `is_dataclass`, the type checker) a value is a dataclass as ever.
+Those two write and compile methods for every class, up to a millisecond each time the program starts, and their modules
+(`dataclasses` brings `inspect`, `ast` and `dis` along) take ten more: together a fifth of what the doctor may take. To
+whoever asks (`dataclasses.fields`, `asdict`, `is_dataclass`, the type checker) a value is a dataclass as ever.
+
+For the same reason the modules that the doctor imports say `TYPE_CHECKING = False`, which type checkers take for
+`typing`'s constant, and import from `typing` only below it. A test holds that neither module is imported.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, dataclass_transform
+from operator import itemgetter
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, NoReturn, TypeVar, dataclass_transform
+    from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - for others
 
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
+else:
+
+    def dataclass_transform(**_):  # noqa: ANN003, ANN201
+        return lambda decorator: decorator
+
+    class NamedTuple(tuple):  # noqa: SLOT001 - its classes say no __slots__ either
+        """A tuple whose items have names: a class with annotated fields, those with defaults last."""
+
+        def __init_subclass__(cls) -> None:
+            cls._fields = tuple(cls.__annotations__)
+            cls._defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
+            for place, name in enumerate(cls._fields):
+                setattr(cls, name, property(itemgetter(place)))
+
+        def __new__(cls, *values, **named):  # noqa: ANN002, ANN003, ANN204
+            fields = cls._fields
+            if named or len(values) != len(fields):
+                rest = fields[len(values) :]
+                found = {**cls._defaults, **named}
+                if len(values) > len(fields) or not named.keys() <= set(rest) or not found.keys() >= set(rest):
+                    raise TypeError(f"{cls.__name__} takes {', '.join(fields)}")
+                values = (*values, *(found[name] for name in rest))
+            return tuple.__new__(cls, values)
+
+        def __getnewargs__(self) -> tuple[object, ...]:
+            return tuple(self)
+
+        def __repr__(self) -> str:
+            return f"{type(self).__name__}({', '.join(f'{name}={each!r}' for name, each in zip(self._fields, self, strict=True))})"
+
+
 _REQUIRED = object()
 
 

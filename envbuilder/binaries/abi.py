@@ -12,7 +12,6 @@ import gc
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder import elsewhere
 from envbuilder.binaries.causes import causes_of, could_own_symbols, kind_of_symbol, verdict_of
@@ -33,13 +32,17 @@ from envbuilder.binaries.verdicts import (
 )
 from envbuilder.values import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import TypeAlias
 
     from envbuilder.binaries.elf import Reference
     from envbuilder.binaries.environment import TorchBuild
     from envbuilder.binaries.loader import Closure, Unresolved
     from envbuilder.binaries.system import System
+
+    Spelling: TypeAlias = Callable[[Iterable[str]], Mapping[str, str]]
 
 
 OVERLAY_FOLDER = "_envbuilder_lib"  # stand-ins for system libraries, which a build's overlays load before vLLM
@@ -114,10 +117,16 @@ def check_catalog(
     system: System | None = DEBIAN_12,
     expected: Sequence[ExpectedFault] = (),
     asked: bool = False,
+    spell: Spelling = demangle,
 ) -> AbiReport:
-    """Check files that a catalog knows or can read. `asked`: each is taken for an extension, whatever its name."""
+    """Check files that a catalog knows or can read.
+
+    `asked`: each is taken for an extension, whatever its name. `spell`: how symbols are given back.
+    """
     with _no_collection():
-        return _check(catalog, root, paths, torch=torch, python=python, machine=machine, system=system, expected=expected, asked=asked)
+        return _check(
+            catalog, root, paths, torch=torch, python=python, machine=machine, system=system, expected=expected, asked=asked, spell=spell
+        )
 
 
 @contextlib.contextmanager
@@ -143,10 +152,11 @@ def _check(
     system: System | None,
     expected: Sequence[ExpectedFault],
     asked: bool,
+    spell: Spelling,
 ) -> AbiReport:
     machine = machine or machine_of(catalog, paths, torch)
     system = system or this_system(machine or "")
-    checker = _Checker(root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch)
+    checker = _Checker(root=f"{root}/", catalog=catalog, system=system, machine=machine, torch=torch, spell=spell)
     python = python or interpreter_of(root, paths, torch)
 
     def judge(path: str) -> ExtensionReport | Skipped | None:
@@ -186,8 +196,10 @@ def machine_of(catalog: Catalog, paths: Sequence[str], torch: TorchBuild | None)
 class _Checker:
     """Judges the extensions of one environment."""
 
-    def __init__(self, *, root: str, catalog: Catalog, system: System, machine: str | None, torch: TorchBuild | None) -> None:
-        self._root, self._catalog, self._machine, self._torch = root, catalog, machine, torch
+    def __init__(
+        self, *, root: str, catalog: Catalog, system: System, machine: str | None, torch: TorchBuild | None, spell: Spelling
+    ) -> None:
+        self._root, self._catalog, self._machine, self._torch, self._spell = root, catalog, machine, torch, spell
         stand_ins = sorted(map(str, Path(root, OVERLAY_FOLDER).glob("*")))
         process = process_with(torch, catalog, system, machine=machine, first=stand_ins) if machine else Process()
         self._loader = Loader(catalog, system, machine=machine or "", process=process)
@@ -242,12 +254,12 @@ class _Checker:
         root = closure.members[0]
         # A C++ name of nobody we know is the extension's own, unless another project's library that it needs may own it.
         alone = not any(could_own_symbols(dependency.soname) for dependency in closure.dependencies if dependency.needed_by == root)
-        demangled = demangle(entry.reference.name for entry in unresolved)
+        spelled = self._spell(entry.reference.name for entry in unresolved)
         info = self._torch.info if self._torch else None
         return tuple(
             MissingSymbol(
                 symbol=entry.reference.name if entry.reference.version is None else f"{entry.reference.name}@{entry.reference.version}",
-                demangled=demangled[entry.reference.name],
+                demangled=spelled[entry.reference.name],
                 kind=Kind.NOT_LINKED
                 if self._elsewhere(entry.reference, closure)
                 else kind_of_symbol(entry.reference.name, torch=info, own=alone and entry.needed_by == root),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.binaries.abi import check_catalog, check_environment, check_files, check_wheel, machine_of
 from envbuilder.binaries.causes import causes_of
@@ -18,6 +17,7 @@ from envbuilder.binaries.verdicts import Skipped, merged
 from envbuilder.errors import ConfigurationError, UsageError
 from envbuilder.values import replace, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path

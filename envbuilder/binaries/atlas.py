@@ -14,7 +14,6 @@ import json
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -26,8 +25,10 @@ from envbuilder.binaries.loader import Catalog
 from envbuilder.binaries.verdicts import AbiReport, TorchInfo
 from envbuilder.errors import ConfigurationError, UnknownNameError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from envbuilder.binaries.atlas_facts import FileFacts, WheelFacts
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tempfile
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.elf import ElfFile, read_elf, read_symbols
 from envbuilder.binaries.environment import SHARED_OBJECT, TORCH_LIBRARIES, python_tag
@@ -15,9 +14,11 @@ from envbuilder.binaries.symbols import owned_by_runtime
 from envbuilder.binaries.system import BASE_SONAMES, driver_symbol, named_by_system, python_symbol
 from envbuilder.torch_version import parse_torch_version
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import zipfile
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from envbuilder.binaries.elf import SymbolTable
     from envbuilder.binaries.source import ByteSource

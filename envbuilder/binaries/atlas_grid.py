@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
 from envbuilder.binaries.verdicts import Kind
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.binaries.atlas import Atlas, AtlasWheel
     from envbuilder.binaries.verdicts import AbiReport

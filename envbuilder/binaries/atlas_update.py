@@ -7,7 +7,6 @@ import json
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pypi_simple
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -18,6 +17,7 @@ from envbuilder.binaries.remote import RemoteFile
 from envbuilder.errors import FetchError
 from envbuilder.files import write_atomic
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path

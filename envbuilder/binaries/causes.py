@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, assert_never
 
 from envbuilder.binaries.environment import TORCH_LIBRARY
 from envbuilder.binaries.symbols import about_cuda, old_cxx11, owned_by_cuda, owned_by_torch
 from envbuilder.binaries.system import BASE_SONAMES, driver_symbol
 from envbuilder.binaries.verdicts import AbiReport, Cause, ExtensionReport, Kind, MissingSymbol, TorchInfo, Verdict
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CUDA_LIBRARY = re.compile(
-    r"(lib(?:cudart|cublas|cublasLt|cusparse|cusparseLt|cusolver|cusolverMg|cudnn\w*|cufft|cufftw|curand|nccl|nvrtc|nvrtc-builtins|nvJitLink|cufile|nvshmem_host|cupti|nvToolsExt|nvtx3interop|npp\w+))\.so\.(\d+)[\d.]*"
-)
+_CUDA_LIBRARY = r"(lib(?:cudart|cublas|cublasLt|cusparse|cusparseLt|cusolver|cusolverMg|cudnn\w*|cufft|cufftw|curand|nccl|nvrtc|nvrtc-builtins|nvJitLink|cufile|nvshmem_host|cupti|nvToolsExt|nvtx3interop|npp\w+))\.so\.(\d+)[\d.]*"
 # These carry CUDA's own major in their soname; cuFFT, cuSOLVER and others count for themselves.
 _NUMBERED_AS_CUDA = frozenset({"libcudart", "libcublas", "libcublasLt", "libnvrtc", "libnvJitLink"})
 _EXAMPLES = 3
@@ -40,14 +38,15 @@ def kind_of_library(soname: str, torch: TorchInfo | None = None, present: Iterab
     """Return why a library that is needed and absent is absent. `present`: file names of the environment's libraries."""
     if TORCH_LIBRARY.fullmatch(soname):
         return Kind.NO_TORCH if torch is None else Kind.CPU_ONLY_TORCH if torch.cuda is None and about_cuda(soname) else Kind.TORCH_VERSION
-    match = _CUDA_LIBRARY.fullmatch(soname)
+    match = re.fullmatch(_CUDA_LIBRARY, soname)
     if match is None:
         return Kind.OTHER_LIBRARY
     if torch is not None and torch.cuda is None:
         return Kind.CPU_ONLY_TORCH
     if torch is not None and torch.cuda and match[1] in _NUMBERED_AS_CUDA and match[2] != torch.cuda.partition(".")[0]:
         return Kind.CUDA_MAJOR
-    majors = {other[2] for name in present if (other := _CUDA_LIBRARY.fullmatch(name)) and other[1] == match[1]}
+    alike = (re.fullmatch(_CUDA_LIBRARY, name) for name in present if name.startswith(f"{match[1]}.so."))
+    majors = {other[2] for other in alike if other}
     return Kind.CUDA_MAJOR if majors - {match[2]} else Kind.CUDA_LIBRARY
 
 
@@ -105,8 +104,6 @@ def _reasons(extension: ExtensionReport, torch: TorchInfo | None, present: froze
             for symbol in extension.missing:
                 if symbol.kind is not Kind.OTHER_LIBRARY or not extension.detail:  # whose else than that library's?
                     yield symbol.kind, symbol.demangled
-        case _:
-            assert_never(extension.verdict)
 
 
 def _text(kind: Kind, report: AbiReport, names: list[str]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import struct
 import sys
-from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.layout import (
     Dynamic,
@@ -25,8 +24,9 @@ from envbuilder.binaries.layout import (
     read_segments,
 )
 from envbuilder.binaries.source import FileSource
-from envbuilder.values import made, value
+from envbuilder.values import NamedTuple, made, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path

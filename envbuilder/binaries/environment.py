@@ -7,7 +7,6 @@ import os
 import re
 from collections import Counter, deque
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder import elsewhere, reading
 from envbuilder.binaries.verdicts import TorchInfo
@@ -15,6 +14,7 @@ from envbuilder.errors import ConfigurationError
 from envbuilder.torch_version import parse_torch_version
 from envbuilder.values import replace, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -101,7 +101,7 @@ def python_tag(path: str) -> str | None:
 def interpreter_of(site_packages: Path, paths: Iterable[str], torch: TorchBuild | None = None) -> str | None:
     """Return the tag ("311") of the interpreter an environment is for: from its path, its torch, or the most frequent."""
     for part in reversed(site_packages.parts):
-        if match := re.fullmatch(r"python(\d)\.(\d+)(t?)", part):
+        if part.startswith("python") and (match := re.fullmatch(r"python(\d)\.(\d+)(t?)", part)):
             return "".join(match.groups())
     if torch and (tag := python_tag(torch.modules[0])) and tag[0].isdigit():
         return tag
@@ -141,7 +141,7 @@ def torch_at(path: Path, *, source: str | None = None) -> TorchBuild:
 
 def among(torch: TorchBuild, site_packages: Path) -> TorchBuild:
     """Return a torch that lies elsewhere as it would be in an environment: with the CUDA libraries that are there, and no others."""
-    folders = tuple(sorted(map(str, site_packages.absolute().glob("nvidia/*/lib"))))
+    folders = _cuda_folders(site_packages.absolute())
     preloaded = tuple(_preloaded(folders)) if torch.info.cuda else ()
     return replace(torch, cuda_folders=folders, preloaded=preloaded, bare=False, assumed=frozenset())
 
@@ -151,9 +151,9 @@ def _build(lib: Path, *, bare: bool) -> TorchBuild:
     package = lib.parent
     info = _info(lib)
     libraries = (str(lib / name) for name in TORCH_LIBRARIES if (lib / name).is_file())
-    modules = [*sorted(str(path) for path in package.glob("_C.*.so"))[:1], *libraries]
+    modules = [*[f"{package}/{name}" for name in _names(package) if name.startswith("_C.") and name.endswith(".so")][:1], *libraries]
     global_deps = lib / "libtorch_global_deps.so"
-    cuda_folders = tuple(sorted(map(str, package.parent.glob("nvidia/*/lib"))))
+    cuda_folders = _cuda_folders(package.parent)
     bare = bare and not cuda_folders
     return TorchBuild(
         info=info,
@@ -165,6 +165,19 @@ def _build(lib: Path, *, bare: bool) -> TorchBuild:
         bare=bare,
         assumed=assumed_sonames(info.cuda) if bare else frozenset(),
     )
+
+
+def _cuda_folders(site_packages: Path) -> tuple[str, ...]:
+    """Return the folders where NVIDIA's wheels have their libraries."""
+    folders = (f"{site_packages}/nvidia/{name}/lib" for name in _names(site_packages / "nvidia"))
+    return tuple(folder for folder in folders if os.path.isdir(folder))  # noqa: PTH112 - text, as the loader has it
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 - names
+    except OSError:
+        return []
 
 
 def assumed_sonames(cuda: str | None) -> frozenset[str]:

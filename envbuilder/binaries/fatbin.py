@@ -19,12 +19,12 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds, read_header, read_sections
 from envbuilder.binaries.source import FileSource
-from envbuilder.values import replace, value
+from envbuilder.values import NamedTuple, replace, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -44,8 +44,8 @@ _MAX_SEARCHED = 8 << 30  # the largest known library has 0.5 GB of data; a spars
 _PTX, _CUBIN = 1, 2
 _ARCH_SPECIFIC, _FAMILY_SPECIFIC = 0x100000, 0x200000
 _ENTRY = struct.Struct("<HHIQIIHHIIIQ")
-_NOTE_ARCH = re.compile(rb"-arch[ =]+sm_(\d+)([af]?)")
-_ARCH = re.compile(r"(?:sm_|compute_)?(\d{2,3}|\d{1,2}\.\d)([af]?)")
+_NOTE_ARCH = rb"-arch[ =]+sm_(\d+)([af]?)"
+_ARCH = r"(?:sm_|compute_)?(\d{2,3}|\d{1,2}\.\d)([af]?)"
 _MAX_NOTE = 1 << 16
 
 
@@ -94,7 +94,7 @@ class GpuCode:
 
 def parse_arch(text: str) -> Arch | None:
     """Read sm_121a, compute_80, 121f, 90 or 12.1a (as TORCH_CUDA_ARCH_LIST has it); None if it is none of these."""
-    match = _ARCH.fullmatch(text)
+    match = re.fullmatch(_ARCH, text)
     return Arch(int(match[1].replace(".", "")), match[2]) if match else None
 
 
@@ -240,7 +240,7 @@ def _cubin_arch(source: ByteSource) -> Arch:
     number = header.flags >> 8 & 0xFF if abi >= 8 else header.flags & 0xFF  # LLVM, ELF.h: EF_CUDA_SM_OFFSET
     for section in read_sections(source, header):
         if section.name == ".note.nv.tkinfo" and section.size <= _MAX_NOTE:
-            found = _NOTE_ARCH.search(source.read(section.offset, section.size))
+            found = re.search(_NOTE_ARCH, source.read(section.offset, section.size))
             if found and int(found[1]) == number:
                 return Arch(number, found[2].decode())
     return Arch(number)

@@ -11,7 +11,6 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.environment import TORCH_LIBRARY, python_tag, shared_objects
@@ -19,9 +18,11 @@ from envbuilder.binaries.fatbin import GpuCode, read_code_outside, read_gpu_code
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.binaries.source import FileSource
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+    from typing import Any
 
     from envbuilder.binaries.fatbin import Arch, Code
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from envbuilder.binaries.fatbin import Arch, parse_arch
 from envbuilder.binaries.gpu_code import Way, check_gpu_code
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 _PACKAGES = ("torch", "vllm")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from envbuilder.binaries.verdicts import Verdict
 from envbuilder.values import value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.source import OutOfRangeError
+from envbuilder.values import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -13,7 +13,6 @@ import errno
 import functools
 import os
 from collections import Counter, deque
-from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.binaries.elf import ElfFile, Reference, SymbolTable, elf_of, open_tables, references_of
 from envbuilder.binaries.layout import MalformedElfError
@@ -21,8 +20,9 @@ from envbuilder.binaries.lookup import Provider, TableProvider, defines, provide
 from envbuilder.binaries.source import FileSource
 from envbuilder.binaries.symbols import owned_by_runtime, owned_by_torch
 from envbuilder.binaries.system import DRIVER_SONAMES, PYTHON_SYMBOL, driver_symbol, named_by_system
-from envbuilder.values import made, value
+from envbuilder.values import NamedTuple, made, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import TYPE_CHECKING, Protocol
 
 from envbuilder.binaries.elf import (
     DT_GNU_HASH,
@@ -34,11 +33,14 @@ from envbuilder.binaries.elf import (
 )
 from envbuilder.binaries.layout import MalformedElfError, checked_bounds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from typing import Protocol
 
     from envbuilder.binaries.elf import Tables
-
+else:
+    Protocol = object
 
 _symbol_at = struct.Struct("<IBBHQ").unpack_from
 
@@ -51,11 +53,9 @@ class Provider(Protocol):
 
     def without(self, names: Collection[str]) -> set[str]:
         """Return those of the names that it does not define, for references without version. Raises MalformedElfError."""
-        ...
 
     def satisfies(self, reference: Reference) -> bool:
         """Tell whether it defines what a versioned reference asks for. Raises MalformedElfError."""
-        ...
 
 
 class TableProvider:

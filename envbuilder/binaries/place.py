@@ -7,7 +7,6 @@ import json
 import re
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from envbuilder import reading
@@ -15,6 +14,7 @@ from envbuilder.binaries.environment import site_packages_of
 from envbuilder.errors import ConfigurationError
 from envbuilder.values import value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -7,13 +7,15 @@ with SIGBUS, and mapped pages count as this process's memory. One ELF needs abou
 from __future__ import annotations
 
 import os
-from typing import IO, TYPE_CHECKING, Protocol, Self
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
-
+    from typing import IO, Protocol, Self
+else:
+    Protocol = object
 
 _STEP = 1 << 20
 
@@ -34,7 +36,6 @@ class ByteSource(Protocol):
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes. Raises OutOfRangeError."""
-        ...
 
 
 class MemorySource:

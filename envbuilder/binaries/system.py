@@ -11,20 +11,20 @@ import glob
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.layout import MalformedElfError
 from envbuilder.values import made, replace, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
 # The driver's own libraries: absent from every environment, they come with the GPU.
 DRIVER_SONAMES = frozenset({"libcuda.so.1", "libnvidia-ml.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1", "libnvoptix.so.1"})
-_DRIVER_SYMBOL = re.compile(r"(?:cu|nvml|cuvid)[A-Z]")
+_DRIVER_SYMBOL = r"(?:cu|nvml|cuvid)[A-Z]"
 PYTHON_SYMBOL = re.compile(r"_*Py[A-Z_]")
-_GOMP = re.compile(r"(?:GOMP|omp|GOACC|acc)_")
+_GOMP = ("GOMP_", "omp_", "GOACC_", "acc_")
 _VERSION = re.compile(r"([A-Z]+)_(\d+(?:\.\d+)*)")
 
 _GLIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libanl.so.1")
@@ -62,7 +62,7 @@ DEBIAN_12 = System(name="Debian 12", ceilings={"GLIBC": (2, 36), "GLIBCXX": (3, 
 
 
 def driver_symbol(name: str) -> bool:
-    return _DRIVER_SYMBOL.match(name) is not None
+    return re.match(_DRIVER_SYMBOL, name) is not None
 
 
 def python_symbol(name: str) -> bool:
@@ -79,31 +79,32 @@ def named_by_system(name: str, sonames: Collection[str]) -> bool:
     return (
         name in _names("glibc")
         or ("libz.so.1" in sonames and name in _names("zlib"))
-        or ("libgomp.so.1" in sonames and _GOMP.match(name) is not None)
+        or ("libgomp.so.1" in sonames and name.startswith(_GOMP))
     )
 
 
 @functools.cache
 def _names(library: str) -> frozenset[str]:
     """Names that Debian 12's glibc and libgcc (or zlib) define on both architectures, read from their .dynsym."""
-    return frozenset((_DATA / f"{library}-names.txt").read_text(encoding="ascii").split())
+    return frozenset((_DATA / f"{library}-names.txt").read_text(encoding="utf-8").split())
 
 
 def read_system(root: Path, *, machine: str) -> System:
     """Read the base libraries of a root folder: `/`, or that of a container's file system."""
     triplet = f"{machine}-linux-gnu"
-    folders = [root / part for part in (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib", "usr/lib")]
+    folders = (f"lib/{triplet}", f"usr/lib/{triplet}", "lib64", "usr/lib64", "lib", "usr/lib")
     found: set[str] = set()
     ceilings: dict[str, tuple[int, ...]] = {}
-    for path in (folder / soname for folder in folders for soname in sorted(BASE_SONAMES)):
-        try:
-            if path.name in found or not path.is_file() or (elf := read_elf_path(path)).machine != machine:
+    for folder in (os.path.join(root, folder) for folder in folders):  # noqa: PTH118 - a hundred names, looked for by text
+        for soname in sorted(BASE_SONAMES - found):
+            try:
+                if not os.path.isfile(path := f"{folder}/{soname}") or (elf := read_elf_path(path)).machine != machine:  # noqa: PTH113
+                    continue
+            except (MalformedElfError, OSError):
                 continue
-        except (MalformedElfError, OSError):
-            continue
-        found.add(path.name)
-        for match in filter(None, map(_VERSION.fullmatch, elf.provides)):
-            ceilings[match[1]] = max(ceilings.get(match[1], ()), _numbers(match[2]))
+            found.add(soname)
+            for match in filter(None, map(_VERSION.fullmatch, elf.provides)):
+                ceilings[match[1]] = max(ceilings.get(match[1], ()), _numbers(match[2]))
     return System(name=str(root), sonames=frozenset(found), ceilings=ceilings)
 
 

@@ -11,11 +11,11 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from envbuilder.errors import VerificationError
 from envbuilder.files import disk_full, human_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -15,8 +15,8 @@ Exit code 1 when an extension would not load, 2 when PATH holds none.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
@@ -120,6 +120,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _chosen(names: list[str], *, in_log: bool) -> list[Check] | None:
     """Return the checks that were asked for, None for all. Raises UsageError for one that cannot find anything there."""
+    if not names:
+        return None
     from envbuilder.doctor.registry import find
     from envbuilder.errors import UsageError
 
@@ -136,7 +138,7 @@ def _chosen(names: list[str], *, in_log: bool) -> list[Check] | None:
                 f"{check.id} {check.name} is not recognised in logs",
                 next=f"Run `envbuilder doctor --check {check.id}` on the machine itself.",
             )
-    return checks or None
+    return checks
 
 
 def _in_logs(check: Check) -> bool:
@@ -153,11 +155,17 @@ def _snapshot(args: argparse.Namespace) -> Snapshot:
 
         snapshot = load(args.facts)
         return dataclasses.replace(snapshot, target=args.target) if args.target else snapshot
-    from envbuilder.doctor.registry import all_checks
     from envbuilder.facts.snapshot import take
 
-    # The checks are loaded while the readers wait for a child or a disk.
-    return take(environment=args.env, model=args.model, target=args.target or "", meanwhile=all_checks)
+    return take(environment=args.env, model=args.model, target=args.target or "", meanwhile=_prepare)
+
+
+def _prepare() -> None:
+    """Load what judges and what shows while the readers wait for a child or a disk."""
+    from envbuilder.doctor import examine, render  # noqa: F401
+    from envbuilder.doctor.registry import all_checks
+
+    all_checks()
 
 
 def _save(snapshot: Snapshot, path: Path, console: Console) -> None:

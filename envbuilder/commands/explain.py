@@ -5,8 +5,7 @@ ID is a finding's id (EB-DRV-006) or its name (nvml-driver-mismatch).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 

@@ -7,10 +7,10 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import numbers
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.facts.model import Distribution, Snapshot, Toolkit
 

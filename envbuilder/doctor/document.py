@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from envbuilder.doctor.pages import commands_for, page
 from envbuilder.facts import redact
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from envbuilder.doctor.model import Examination, Finding
 
 SCHEMA = "envbuilder/doctor/1"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from envbuilder.doctor.checks.common import target_of
 from envbuilder.doctor.model import Evidence, Examination, Finding, Severity, Status, Verdict
 from envbuilder.doctor.registry import all_checks
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 

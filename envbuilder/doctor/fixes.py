@@ -9,13 +9,13 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.mending import Exchange, Repair, carry_out, owned, there
 from envbuilder.doctor.model import Status
 from envbuilder.facts import redact
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
 
 from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.model import Evidence, Examination, Finding, Status, Verdict
@@ -11,9 +10,11 @@ from envbuilder.doctor.registry import all_checks
 from envbuilder.doctor.signatures import SIGNATURES
 from envbuilder.facts import redact
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
     from envbuilder.doctor.signatures import Signature
 

@@ -12,7 +12,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from envbuilder.doctor.commands import pastable
 from envbuilder.errors import EnvbuilderError, StepError
@@ -20,8 +19,10 @@ from envbuilder.facts import redact
 from envbuilder.facts.site_packages import record_rows
 from envbuilder.files import storage_errors, write_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     from envbuilder.console import Console
 

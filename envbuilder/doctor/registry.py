@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.model import Check, Severity
 from envbuilder.errors import UnknownNameError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

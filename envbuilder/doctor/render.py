@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from typing import TYPE_CHECKING, TextIO
 
 from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.model import Severity, Status
@@ -13,8 +12,10 @@ from envbuilder.doctor.pages import commands_for, page
 from envbuilder.facts import redact
 from envbuilder.values import value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from typing import TextIO
 
     from envbuilder.doctor.model import Check, Examination, Finding
 

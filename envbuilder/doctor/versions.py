@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import operator as compare
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder.facts.site_packages import normalized
+from envbuilder.values import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -142,10 +143,10 @@ def _plainly_holds(marker: str, values: Mapping[str, str]) -> bool | None:
 def _comparison(text: str, values: Mapping[str, str]) -> bool | None:
     quote = '"' if '"' in text else "'"
     compared, _, rest = text.partition(quote)
-    stated, _, nothing = rest.partition(quote)
+    stated, closed, nothing = rest.partition(quote)
     name = compared.rstrip("=!<> \t")
     operator, name = compared[len(name) :].strip(), name.strip()
-    if nothing.strip() or operator not in _OPERATORS:
+    if not closed or nothing.strip() or operator not in _OPERATORS:
         return None
     if name in _NUMBERED:
         return _plainly_within(values[name], f"{operator}{stated}")

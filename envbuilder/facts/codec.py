@@ -11,13 +11,14 @@ import functools
 import json
 import types
 import typing
-from typing import TYPE_CHECKING, Any
 
 from envbuilder.errors import ConfigurationError
 from envbuilder.facts.model import SCHEMA, Snapshot
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 _LIMIT_BYTES = 64 << 20
 _LARGEST = 10**100  # no machine has so much of anything, and a float still holds it

@@ -6,13 +6,14 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from envbuilder.errors import ProgramError
 from envbuilder.facts.model import Driver, DriverLibrary, Gpu, GpuProcess, Nvml
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from envbuilder.facts.world import World
 

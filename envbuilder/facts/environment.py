@@ -7,7 +7,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder import reading
 from envbuilder.facts.model import CachedLibrary, Environment, Interpreter, Lock, Torch
@@ -15,6 +14,7 @@ from envbuilder.facts.site_packages import normalized, read_distributions, sites
 from envbuilder.facts.toolchain import cuda_release_of
 from envbuilder.torch_version import parse_torch_version
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.facts.world import World
 

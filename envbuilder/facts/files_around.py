@@ -8,14 +8,15 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from envbuilder import reading
 from envbuilder.facts.model import Checkpoint, Project
 from envbuilder.facts.site_packages import normalized
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from envbuilder.facts.world import World
 

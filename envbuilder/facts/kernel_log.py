@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.errors import ProgramError
 from envbuilder.facts import redact
 from envbuilder.facts.model import KernelLog
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 

@@ -9,12 +9,12 @@ import re
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder import reading
 from envbuilder.facts import redact
 from envbuilder.facts.model import Cpu, DgxRelease, Host, Memory, Network, PciDevice, Place, Process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.facts.world import World
 

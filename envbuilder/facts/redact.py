@@ -13,13 +13,14 @@ import contextlib
 import functools
 import os
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envbuilder import reading
-from envbuilder.values import replace
+from envbuilder.values import NamedTuple, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
 _SCHEMES = r"(?:basic|bearer|digest|token)\s+"
 _KEYED = r"token|password|passwd|secret|signature|credential|api[_-]?key|access[_-]?key"

@@ -9,13 +9,13 @@ import os
 import re
 import struct
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
 
 from envbuilder import reading
 from envbuilder.facts.model import Distribution, SharedFile
 from envbuilder.torch_version import TorchBuild, parse_torch_version
-from envbuilder.values import replace, value
+from envbuilder.values import NamedTuple, replace, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path

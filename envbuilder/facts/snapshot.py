@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from envbuilder import __version__, elsewhere
 from envbuilder.facts import detect
@@ -21,8 +20,10 @@ from envbuilder.facts.model import Choice, Environment, Extension, Reading, Snap
 from envbuilder.facts.world import World
 from envbuilder.values import replace, value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
 LIMIT_S = 5.0
 _EXTENSIONS_LIMIT_S = 20

@@ -8,12 +8,12 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envbuilder import reading
 from envbuilder.facts import redact
 from envbuilder.facts.model import Compilers, Containers, DevicePlugin, Toolkit
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.facts.world import World
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING
 
 from envbuilder import reading
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 

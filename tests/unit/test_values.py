@@ -8,10 +8,11 @@ import functools
 import pickle
 import subprocess
 import sys
+import typing
 
 import pytest
 
-from envbuilder.values import made, replace, value
+from envbuilder.values import NamedTuple, made, replace, value
 
 
 @value
@@ -101,13 +102,68 @@ class Remembering:
         return 2 * self.x
 
 
-def test_defining_values_does_not_import_dataclasses() -> None:
-    """It takes a tenth of the doctor's time; whoever asks for the fields pays for it."""
-    code = "import sys; import envbuilder.facts.model, envbuilder.doctor.model, envbuilder.cli; print('dataclasses' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"], check=False, capture_output=True, text=True
-    )
-    assert (done.stdout, done.stderr) == ("False\n", "")
+def test_neither_the_doctor_nor_what_reads_for_it_imports_what_values_stand_in_for() -> None:
+    """A fifth of the doctor's time: a `from typing import TYPE_CHECKING` anywhere among its modules brings it back."""
+    code = """
+import importlib, pathlib, sys
+import envbuilder.cli, envbuilder.commands.abi, envbuilder.commands.doctor, envbuilder.facts.extensions, envbuilder.facts.snapshot
+from envbuilder import facts
+from envbuilder.doctor import examine, registry, render
+registry.all_checks()
+for path in pathlib.Path(facts.__file__).parent.glob("*.py"):
+    if path.stem not in {"codec", "nvml_probe"}:  # what saves and loads asks for the fields
+        importlib.import_module(f"envbuilder.facts.{path.stem}")
+print(sorted({"dataclasses", "typing", "inspect"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    first: int
+    second: str = "b"
+
+    def __str__(self) -> str:
+        return f"{self.first}{self.second}"
+
+
+class TypedPair(typing.NamedTuple):
+    """The same, of the standard library."""
+
+    first: int
+    second: str = "b"
+
+
+@pytest.mark.parametrize("kind", [Pair, TypedPair])
+def test_a_named_tuple_is_what_typing_makes(kind: type) -> None:
+    """A tuple to whoever unpacks, compares, hashes, pickles or copies it, and what `dataclasses.asdict` knows as one."""
+    pair = kind(1, second="c")
+    assert pair == (1, "c")
+    assert hash(pair) == hash((1, "c"))
+    assert kind(1) == kind(first=1, second="b") == (1, "b")
+    assert (pair.first, pair.second, pair[1], kind._fields) == (1, "c", "c", ("first", "second"))
+    assert repr(pair) == f"{kind.__name__}(first=1, second='c')"
+    assert copy.deepcopy(pair) == pair
+    for again in (pickle.loads(pickle.dumps(pair)), copy.copy(pair)):  # noqa: S301
+        assert (again, type(again)) == (pair, kind)
+    with pytest.raises(AttributeError):
+        pair.first = 2
+
+
+@pytest.mark.parametrize("kind", [Pair, TypedPair])
+@pytest.mark.parametrize(
+    ("given", "named"), [((), {}), ((1, "b", 2), {}), ((1,), {"third": 3}), ((1,), {"first": 1}), ((), {"second": "b"})]
+)
+def test_a_named_tuple_takes_its_fields_and_no_others(kind: type, given: tuple[object, ...], named: dict[str, object]) -> None:
+    with pytest.raises(TypeError):
+        kind(*given, **named)
+
+
+def test_methods_of_a_named_tuple_are_its_own() -> None:
+    assert str(Pair(1)) == "1b"
 
 
 def test_a_class_costs_a_fraction_of_what_dataclass_generates() -> None:

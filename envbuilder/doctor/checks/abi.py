@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from envbuilder.doctor.checks.common import dist, dist_seen, numbers
 from envbuilder.doctor.commands import align, backend, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown
 from envbuilder.doctor.registry import check
 from envbuilder.doctor.versions import within
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor import versions
 from envbuilder.doctor.versions import Release, parse_requirement, within
 from envbuilder.facts.detect import fitting
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.facts.model import Distribution, Environment, Gpu, PciDevice, Snapshot
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from envbuilder.doctor.commands import quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Place, Snapshot

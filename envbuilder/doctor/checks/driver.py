@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import driver_in_use, gpus, gpus_on_bus, log_lines, numbers, on_spark, wants_gpu
 from envbuilder.doctor.commands import a_toolkit
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Driver, Snapshot

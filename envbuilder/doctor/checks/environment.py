@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import expected_arch, holds, installed, numbers
 from envbuilder.doctor.commands import anew, quoted, reinstall, uninstall
@@ -11,6 +10,7 @@ from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, war
 from envbuilder.doctor.registry import check
 from envbuilder.doctor.versions import parse_requirement, within
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, gpus, numbers, pin_of, target_of, variable, vllm, wants_gpu
 from envbuilder.doctor.commands import a_toolkit, anew, install, quoted, toolkit, uninstall
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
@@ -11,6 +9,7 @@ from envbuilder.doctor.registry import check, only_in_logs
 from envbuilder.doctor.versions import within
 from envbuilder.facts.detect import fitting
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Extension, Snapshot

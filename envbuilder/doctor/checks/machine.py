@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import GB10_PCI, gpus, gpus_on_bus, log_lines, on_spark, target_of
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, unknown, warn
 from envbuilder.doctor.registry import check
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Host, Snapshot

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, pin_of, variable, vllm
 from envbuilder.doctor.commands import backend, install, quoted
 from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check, only_in_logs
 from envbuilder.doctor.versions import within
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Checkpoint, Snapshot

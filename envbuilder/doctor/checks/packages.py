@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, installed, numbers, pin_of, wants_gpu
 from envbuilder.doctor.commands import backend, install, reinstall, uninstall
@@ -11,6 +10,7 @@ from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check
 from envbuilder.doctor.versions import within
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Snapshot

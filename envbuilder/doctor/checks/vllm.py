@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from envbuilder.doctor.checks.common import dist, dist_seen, for_spark, on_spark, target_of, variable, vllm, wants_gpu
 from envbuilder.doctor.commands import align, install, quoted
@@ -11,6 +10,7 @@ from envbuilder.doctor.model import Severity, fail, info, ok, skip, warn
 from envbuilder.doctor.registry import check, only_in_logs
 from envbuilder.doctor.versions import within
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from envbuilder.doctor.model import Verdict
     from envbuilder.facts.model import Snapshot
