@@ -218,7 +218,7 @@ class Loader:
             folders = (*self._system.variable, *self._present(elf.runpath, path)) if elf.runpath else (*chain, *self._system.variable)
             for soname in elf.needed:
                 found, reason = self._found(soname, path, loaded, folders)
-                dependencies.append(Dependency(soname=soname, needed_by=path, found=found, reason=reason))
+                dependencies.append(Dependency(soname, path, found, reason))
                 if found is None or found in {SYSTEM, DRIVER, ASSUMED} or found in members:
                     continue
                 members.append(found)
