@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 _PLAIN_INTERVAL_S = 5.0
 
 
+def own_name() -> str:
+    """Return the name by which this program can be called again: in a clone it is on no PATH, and bin/envbuilder says how it was called."""
+    called = os.environ.get("ENVBUILDER_COMMAND", "")
+    if not called:
+        return "envbuilder"
+    import shutil  # noqa: PLC0415 - and with it four compressors, where a name is to be said
+
+    return "envbuilder" if shutil.which("envbuilder") == called else called
+
+
 class Step:
     """A step at work: `detail` is shown when it ends, `skipped` when there was nothing to do."""
 
@@ -84,6 +94,10 @@ class Console:
         return console
 
     def line(self, text: str) -> None:
+        if "`envbuilder " in text:  # to be typed as it stands
+            import shlex  # noqa: PLC0415 - see the module's docstring
+
+            text = text.replace("`envbuilder ", f"`{shlex.quote(own_name())} ")
         if self._drawing:  # a spinner or a bar may be on the screen: rich prints above it
             self._drawing.print(text, markup=False, soft_wrap=True)
         else:

@@ -8,6 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from envbuilder.console import own_name
 from envbuilder.doctor.checks.common import numbers
 
 TYPE_CHECKING = False
@@ -29,18 +30,13 @@ def pastable(command: str) -> str:
     """
     if os.geteuid() == 0 and "sudo " in command and not _which("sudo"):
         command = re.sub(r"(?<!\S)sudo ", "", command)
-    return re.sub(_OURS, lambda match: _envbuilder() if match[1] == "envbuilder" else _uv(), command)
+    return re.sub(_OURS, lambda match: quoted(own_name()) if match[1] == "envbuilder" else _uv(), command)
 
 
 def _which(program: str) -> str | None:
     import shutil  # noqa: PLC0415 - and with it four compressors, where something is to be pasted
 
     return shutil.which(program)
-
-
-def _envbuilder() -> str:
-    called = os.environ.get("ENVBUILDER_COMMAND", "")  # bin/envbuilder says how it was called
-    return "envbuilder" if not called or _which("envbuilder") == called else quoted(called)
 
 
 def _uv() -> str:

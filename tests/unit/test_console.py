@@ -53,6 +53,19 @@ def test_an_unknown_total_is_not_shown_as_nothing(console: Console, said: io.Str
     assert said.getvalue() == "  fetching: 2.5 MB\n"
 
 
+@pytest.mark.parametrize(
+    ("called", "named"),
+    [("", "envbuilder"), ("bin/envbuilder", "bin/envbuilder"), ("/my tools/bin/envbuilder", "'/my tools/bin/envbuilder'")],
+)
+def test_what_to_do_next_can_be_typed_as_it_stands(
+    called: str, named: str, console: Console, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever works from a clone has no `envbuilder` on PATH, and reads "command not found" on top of the error."""
+    monkeypatch.setenv("ENVBUILDER_COMMAND", called)
+    console.error(GateError("no lock", next="Run `envbuilder lock`, then `envbuilder build`. See docs of envbuilder itself."))
+    assert said.getvalue().splitlines()[-1] == f"  next: Run `{named} lock`, then `{named} build`. See docs of envbuilder itself."
+
+
 def test_quick_progress_stays_silent(console: Console, said: io.StringIO) -> None:
     with console.progress("fetching", 10) as progress:
         progress.advance(10)
