@@ -317,7 +317,10 @@ class Torch:
 
 @value
 class Extension:
-    """An extension module: the ABI verdict with the kinds of its faults, and its GPU code ("sm_120f", "compute_80")."""
+    """An extension module: the ABI verdict with the kinds of its faults, and its GPU code ("sm_120f", "compute_80").
+
+    `symbols` are a few that nobody defines; none where a library is `not_found`, for the loader never comes to them.
+    """
 
     path: str
     machine: str

@@ -28,22 +28,9 @@ _PACKAGES = (
 )
 _PACKAGES_WHOLE = frozenset({"gcc", "g++", "libc6", "cargo", "rustc"})
 _VARIABLES = (
-    *(
-        "CUDA_",
-        "TORCH_",
-        "PYTORCH_",
-        "VLLM_",
-        "TRITON_",
-        "FLASHINFER_",
-        "NCCL_",
-        "GLOO_",
-        "RAY_",
-        "HF_",
-        "TRANSFORMERS_",
-        "NVIDIA_",
-        "NVCC_",
-    ),
-    *("TRTLLM_", "TRT_LLM_", "TENSORRT_", "OMP_", "XLA_", "CMAKE_", "CCACHE_", "SETUPTOOLS_SCM_", "UV_", "PIP_"),
+    *("CUDA_", "NVIDIA_", "NVCC_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "TRITON_", "FLASHINFER_", "XLA_", "OMP_"),
+    *("VLLM_", "TRTLLM_", "TRT_LLM_", "TENSORRT_", "RAY_", "HF_", "TRANSFORMERS_"),
+    *("CMAKE_", "CCACHE_", "SETUPTOOLS_SCM_", "UV_", "PIP_"),
 )
 _VARIABLES_WHOLE = frozenset(
     {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _READ_LIMIT = 1 << 20
 _MAX_LINKS = 16
+_INSTALLED = (b"\nStatus: install ok installed\n", b"\nStatus: hold ok installed\n")  # `apt-mark hold` keeps what is installed
 
 
 def _here() -> Path:
@@ -46,16 +47,17 @@ class World:
 
     @functools.cached_property
     def debian_packages(self) -> dict[str, bytes]:
-        """What dpkg says of each package (/var/lib/dpkg/status, a megabyte), by name; not all of them are installed."""
-        stanzas = self.data("/var/lib/dpkg/status", limit=32 << 20).split(b"\n\n")
-        return {stanza[9 : stanza.find(b"\n")].decode(errors="replace"): stanza for stanza in stanzas if stanza.startswith(b"Package: ")}
+        """What dpkg says of each package that is installed (/var/lib/dpkg/status, a megabyte), by name."""
+        # One that was removed stays in the file, also beside its like for another architecture.
+        return {
+            stanza[9 : stanza.find(b"\n")].decode(errors="replace"): stanza
+            for stanza in self.data("/var/lib/dpkg/status", limit=32 << 20).split(b"\n\n")
+            if stanza.startswith(b"Package: ") and any(status in stanza for status in _INSTALLED)
+        }
 
     def debian_version(self, name: str) -> str:
         """Return the version of a Debian package, "" if it is not installed."""
         lines = self.debian_packages.get(name, b"").split(b"\n")
-        # `apt-mark hold` keeps what is installed.
-        if b"Status: install ok installed" not in lines and b"Status: hold ok installed" not in lines:
-            return ""
         return next((line[9:].strip().decode(errors="replace") for line in lines if line.startswith(b"Version: ")), "")
 
     @property

@@ -18,6 +18,7 @@ from envbuilder.binaries.known import MARKER
 from envbuilder.binaries.system import System
 from envbuilder.binaries.verdicts import AbiReport, ExtensionReport, Kind, Verdict, merged
 from envbuilder.errors import ConfigurationError
+from envbuilder.facts.extensions import read_extensions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -506,3 +507,17 @@ def test_a_wheel_is_checked_like_an_environment(forge: Forge, tmp_path: Path) ->
     report = check_wheel(wheel, torch=torch_at(forge.root))
     assert report.ok
     assert [extension.path for extension in report.extensions] == ["vllm/_C.abi3.so"]
+
+
+def test_the_doctor_names_what_the_loader_meets_first(forge: Forge) -> None:
+    """A module that lacks a library never comes to its symbols; one that lacks symbols alone names them as a person reads them."""
+    make_torch(forge)
+    vllm(forge, uses=[OLD_LOGGER])
+    gone = forge.so("gone/libgone.so.1", soname="libgone.so.1")
+    forge.so("torchvision/_C.so", uses=[OLD_LOGGER], needs=["gone/libgone.so.1"])
+    gone.unlink()
+    symbols = {one["path"]: (one["not_found"], one["symbols"]) for one in read_extensions(forge.root)}
+    assert symbols == {
+        "vllm/_C.abi3.so": ((), ("c10::MessageLogger::MessageLogger(char const*, int, int, bool)",)),
+        "torchvision/_C.so": (("libgone.so.1",), ()),
+    }

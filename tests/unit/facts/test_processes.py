@@ -108,6 +108,19 @@ def test_a_package_on_hold_is_installed(world: World) -> None:
     assert toolchain.read_containers(world).toolkit == "1.19.0"
 
 
+@pytest.mark.parametrize("removed_first", [True, False])
+def test_a_package_that_was_removed_for_another_architecture_is_still_installed_for_this_one(world: World, removed_first: bool) -> None:  # noqa: FBT001
+    """Dpkg keeps a stanza for each architecture, under one name, and that of a removed one until it is purged."""
+    stanzas = [
+        "Package: libnvidia-compute-580\nStatus: deinstall ok config-files\nArchitecture: armhf\nVersion: 580.65.06-0ubuntu1\n\n",
+        "Package: libnvidia-compute-580\nStatus: install ok installed\nArchitecture: arm64\nVersion: 580.95.05-0ubuntu1\n\n",
+    ]
+    status = world.root / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("".join(stanzas if removed_first else reversed(stanzas)))
+    assert toolchain.read_packages(world) == {"libnvidia-compute-580": "580.95.05-0ubuntu1"}
+
+
 def test_the_snapshot_that_is_loaded_is_judged(tmp_path: Path) -> None:
     """A newer commit's name may sort before an older one's, whose files were removed: that one is no concern of a server's."""
     model = tmp_path / "hub/models--google--gemma-4-12b"
