@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> NoReturn:  # noqa: ARG001
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
-        raise UsageError("no command was given", next="For example: envbuilder run --out DIR -- python -c 'import vllm'")
+        raise UsageError("no command was given", next="For example: `envbuilder run --out DIR -- python -c 'import vllm'`")
     layout = Layout.of(args.out or default_out(fitting_target()))
     variables = environment_variables(layout, args.env)
     program = shutil.which(command[0], path=variables["PATH"])
