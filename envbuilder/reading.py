@@ -17,18 +17,17 @@ _PIECE = 1 << 16
 
 def opened(path: str | Path) -> BinaryIO:
     """Open a regular file, unbuffered. Raises OSError, for anything else too: a FIFO would block, a device never end."""
-    return open(_handle(path), "rb", buffering=0)
+    return os.fdopen(_handle(path)[0], "rb", buffering=0)
 
 
 def data(path: str | Path, *, limit: int = LIMIT) -> bytes:
     """Return the first `limit` bytes of a file, b"" when it cannot be read."""
     try:
-        handle = _handle(path)
+        handle, size = _handle(path)
     except (OSError, ValueError):  # ValueError: a zero byte in the path
         return b""
     try:
         # /proc files say they have no size and answer in pieces, those of /sys say 4096: read until the end, or the limit.
-        size = os.fstat(handle).st_size
         found = piece = os.read(handle, min(size or _PIECE, limit))
         while piece and len(found) < limit and len(found) != size:
             piece = os.read(handle, _PIECE)
@@ -45,9 +44,11 @@ def text(path: str | Path, *, limit: int = LIMIT) -> str:
     return data(path, limit=limit).decode(errors="replace")
 
 
-def _handle(path: str | Path) -> int:
+def _handle(path: str | Path) -> tuple[int, int]:
+    """Return a regular file's descriptor, and the size that it says it has."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return handle
+    return handle, status.st_size

@@ -76,12 +76,16 @@ def replace(original: _T, /, **changes: Any) -> _T:  # noqa: ANN401 - the fields
 def value(cls: type[_T]) -> type[_T]:
     """Make a class with annotated fields a frozen dataclass; it inherits no other one's fields."""
     fields = {name: cls.__dict__.get(name, _REQUIRED) for name in cls.__annotations__}
-    for name, default in fields.items():
-        if isinstance(default, _Made):
-            delattr(cls, name)
+    factories = {name: default.factory for name, default in fields.items() if isinstance(default, _Made)}
+    for name in factories:
+        delattr(cls, name)
     for name in ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__"):
         setattr(cls, name, _Methods.__dict__[name])
     cls.__value_fields__ = fields  # type: ignore[attr-defined]
+    cls.__value_factories__ = factories  # type: ignore[attr-defined]
+    cls.__value_defaults__ = {  # type: ignore[attr-defined]
+        name: default for name, default in fields.items() if name not in factories and default is not _REQUIRED
+    }
     cls.__dataclass_fields__ = _DATACLASS_FIELDS  # type: ignore[attr-defined]
     return cls
 
@@ -114,28 +118,35 @@ _DATACLASS_FIELDS = _DataclassFields()
 
 class _Methods:
     __value_fields__: dict[str, Any]
+    __value_defaults__: dict[str, Any]
+    __value_factories__: dict[str, Callable[[], Any]]
 
     def __init__(self, **given: Any) -> None:  # noqa: ANN401 - the fields' types are the type checker's matter
         values = self.__dict__
-        for name, default in self.__value_fields__.items():
-            if name in given:
-                values[name] = given.pop(name)
-            elif default is _REQUIRED:
-                raise TypeError(f"{type(self).__name__}: the field {name!r} is not given")
-            else:
-                values[name] = default.factory() if isinstance(default, _Made) else default
-        if given:
-            raise TypeError(f"{type(self).__name__} has no field {next(iter(given))!r}")
+        values.update(self.__value_defaults__)
+        values.update(given)
+        for name, factory in self.__value_factories__.items():
+            if name not in given:
+                values[name] = factory()
+        fields = self.__value_fields__
+        if values.keys() != fields.keys():
+            for name in values.keys() - fields.keys():
+                raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            absent = next(name for name in fields if name not in values)
+            raise TypeError(f"{type(self).__name__}: the field {absent!r} is not given")
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
+        fields = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self.__value_fields__)
         return f"{type(self).__name__}({fields})"
 
     def __eq__(self, other: object) -> bool:
-        return self.__dict__ == other.__dict__ if type(other) is type(self) else NotImplemented
+        if type(other) is not type(self):
+            return NotImplemented
+        ours, theirs = self.__dict__, other.__dict__  # with what a cached_property has left there
+        return ours == theirs or all(ours[name] == theirs[name] for name in self.__value_fields__)
 
     def __hash__(self) -> int:
-        return hash(tuple(self.__dict__.values()))
+        return hash(tuple(map(self.__dict__.__getitem__, self.__value_fields__)))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise _frozen(f"cannot assign to field {name!r}")

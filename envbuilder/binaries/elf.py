@@ -46,7 +46,7 @@ _MAX_PATH = 1 << 12  # of RPATH or RUNPATH; the longest has 179 characters
 _MAX_NEEDED = 1 << 10  # each is looked for in each folder of that path; the most are 22
 _SPARSE = 2048  # bytes between two names, from which on each is read by itself
 _OVERLAP = "symbol names overlap without bound"
-_FIRST_STRINGS = 1 << 14
+_LAST_STRINGS = 1 << 14
 
 _DT_PLTRELSZ, _DT_HASH, DT_STRTAB, DT_SYMTAB, _DT_RELA, _DT_RELASZ, DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
 _DT_SONAME, _DT_RPATH, _DT_JMPREL, _DT_RUNPATH = 14, 15, 23, 29
@@ -203,10 +203,11 @@ class Tables:
 
     def string(self, offset: int) -> str:
         """Return one short string of the string table, without reading the table."""
-        if offset < len(self._first_strings):
-            end = self._first_strings.find(b"\0", offset)
+        start, strings = self._last_strings
+        if offset >= start:
+            end = strings.find(b"\0", offset - start)
             if end >= 0:
-                return self._first_strings[offset:end].decode("latin-1")
+                return strings[offset - start : end].decode("latin-1")
         for limit in (_SHORT_NAME, _MAX_NAME):  # sonames and versions have some twenty bytes, and there are thousands
             text, found, _ = self.upto(self.place(DT_STRTAB) + offset, limit).partition(b"\0")
             if found:
@@ -229,11 +230,17 @@ class Tables:
         return _symbol_count(self)
 
     @functools.cached_property
-    def _first_strings(self) -> bytes:
-        """The start of the string table: all of it in most files, and one read instead of thirty."""
+    def _last_strings(self) -> tuple[int, bytes]:
+        """The end of the string table and where it begins: linkers put sonames and versions there, behind the symbols' names.
+
+        It is the whole table in most files, and one read instead of thirty.
+        """
         if DT_STRTAB not in self.dynamic.values:
             raise MalformedElfError("no string table")
-        return self.upto(self.place(DT_STRTAB), min(self.dynamic.values.get(DT_STRSZ, 0), _FIRST_STRINGS))
+        place = self.place(DT_STRTAB)
+        size = max(0, min(self.dynamic.values.get(DT_STRSZ, 0), self.source.size - place))  # as the file says, which need not be true
+        start = max(0, size - _LAST_STRINGS)
+        return start, self.source.read(place + start, size - start)
 
 
 def open_tables(source: ByteSource) -> Tables:

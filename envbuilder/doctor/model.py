@@ -73,6 +73,9 @@ class Check:
         return self.id.split("-")[1]
 
 
+_FAULTS = frozenset({Status.FAIL, Status.WARN, Status.CRASH})
+
+
 @value
 class Finding:
     """A check and its verdict; `explained_by` is the id of the finding that it follows from, if any."""
@@ -87,7 +90,7 @@ class Finding:
 
     @property
     def is_fault(self) -> bool:
-        return self.status in {Status.FAIL, Status.WARN, Status.CRASH}
+        return self.verdict.status in _FAULTS
 
 
 @value

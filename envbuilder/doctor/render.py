@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
+from collections import Counter
 
 from envbuilder.doctor.commands import pastable
 from envbuilder.doctor.model import Severity, Status
@@ -196,7 +197,7 @@ def _rest(findings: Sequence[Finding], style: Style) -> Iterator[str]:
 
 
 def _summary(result: Examination, style: Style, seconds: float | None) -> Iterator[str]:
-    count = {status: sum(finding.status is status and not finding.explained_by for finding in result.findings) for status in Status}
+    count = Counter(finding.status for finding in result.findings if not finding.explained_by)
     folded = sum(bool(finding.explained_by) for finding in result.findings)
     words = [f"{count[Status.FAIL]} failed" if count[Status.FAIL] else "", f"{count[Status.WARN]} warned" if count[Status.WARN] else ""]
     words += [

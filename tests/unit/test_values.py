@@ -102,6 +102,15 @@ class Remembering:
         return 2 * self.x
 
 
+def test_what_a_property_keeps_makes_no_other_value() -> None:
+    """A cached_property leaves its result in the value: the same value, asked or not, must stay the same key of a dict."""
+    one, other = Remembering(x=1), Remembering(x=1)
+    before = hash(one), repr(one)
+    assert one.twice == 2
+    assert one == other
+    assert (hash(one), repr(one)) == before == (hash(other), repr(other))
+
+
 def test_neither_the_doctor_nor_what_reads_for_it_imports_what_values_stand_in_for() -> None:
     """A fifth of the doctor's time: a `from typing import TYPE_CHECKING` anywhere among its modules brings it back."""
     code = """
