@@ -44,6 +44,14 @@ def text(path: str | Path, *, limit: int = LIMIT) -> str:
     return data(path, limit=limit).decode(errors="replace")
 
 
+def names(folder: str | Path) -> list[str]:
+    """Return the names in a folder, in order; none where it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 - names are wanted, not paths
+    except (OSError, ValueError):  # ValueError: a zero byte in the path
+        return []
+
+
 def _handle(path: str | Path) -> tuple[int, int]:
     """Return a regular file's descriptor, and the size that it says it has."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 from collections import Counter, deque
-from pathlib import Path
 
 from envbuilder import elsewhere, reading
 from envbuilder.binaries.verdicts import TorchInfo
@@ -17,6 +16,7 @@ from envbuilder.values import replace, value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 SHARED_OBJECT = re.compile(r"\.so(\.[0-9]+)*$")
 _TAGGED = re.compile(r"\.(?:cpython-(?P<cpython>\d+t?)[^.]*|(?P<stable>abi3t?)|(?P<other>pypy\d+|graalpy\w*)[^.]*)\.so$")
@@ -151,7 +151,7 @@ def _build(lib: Path, *, bare: bool) -> TorchBuild:
     package = lib.parent
     info = _info(lib)
     libraries = (str(lib / name) for name in TORCH_LIBRARIES if (lib / name).is_file())
-    modules = [*[f"{package}/{name}" for name in _names(package) if name.startswith("_C.") and name.endswith(".so")][:1], *libraries]
+    modules = [*[f"{package}/{name}" for name in reading.names(package) if name.startswith("_C.") and name.endswith(".so")][:1], *libraries]
     global_deps = lib / "libtorch_global_deps.so"
     cuda_folders = _cuda_folders(package.parent)
     bare = bare and not cuda_folders
@@ -169,15 +169,8 @@ def _build(lib: Path, *, bare: bool) -> TorchBuild:
 
 def _cuda_folders(site_packages: Path) -> tuple[str, ...]:
     """Return the folders where NVIDIA's wheels have their libraries."""
-    folders = (f"{site_packages}/nvidia/{name}/lib" for name in _names(site_packages / "nvidia"))
+    folders = (f"{site_packages}/nvidia/{name}/lib" for name in reading.names(site_packages / "nvidia"))
     return tuple(folder for folder in folders if os.path.isdir(folder))  # noqa: PTH112 - text, as the loader has it
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))  # noqa: PTH208 - names
-    except OSError:
-        return []
 
 
 def assumed_sonames(cuda: str | None) -> frozenset[str]:
@@ -186,7 +179,7 @@ def assumed_sonames(cuda: str | None) -> frozenset[str]:
 
 
 def _preloaded(cuda_folders: Iterable[str]) -> Iterator[str]:
-    listings = {folder: sorted(path.name for path in Path(folder).iterdir()) for folder in cuda_folders}
+    listings = {folder: reading.names(folder) for folder in cuda_folders}
     for stem in (*_PRELOADED, *_PRELOADED_TOO):
         pattern = re.compile(rf"lib{re.escape(stem)}\.so\..*[0-9]")
         found = (f"{folder}/{name}" for folder, names in listings.items() for name in names if pattern.fullmatch(name))

@@ -129,26 +129,19 @@ def _read(path: Path) -> str:
     return reading.text(path, limit=_READ_LIMIT).strip("\0\n ")
 
 
-def _names(path: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in path.iterdir())
-    except OSError:
-        return []
-
-
 def _nvidia_devices(base: Path) -> list[tuple[str, str]]:
     """Return (address, device id) of NVIDIA's display and 3D controllers (PCI class 03)."""
     folder = base / "sys/bus/pci/devices"
     return [
         (address, _read(folder / address / "device").lower())
-        for address in _names(folder)
+        for address in reading.names(folder)
         if _read(folder / address / "vendor") == _NVIDIA and _read(folder / address / "class").startswith("0x03")
     ]
 
 
 def _driver_models(base: Path) -> list[str]:
     folder = base / "proc/driver/nvidia/gpus"
-    texts = [_read(folder / name / "information") for name in _names(folder)]
+    texts = [_read(folder / name / "information") for name in reading.names(folder)]
     return [match[1].strip() for text in texts if (match := re.search(r"^Model:(.*)$", text, re.MULTILINE))]
 
 
@@ -186,5 +179,5 @@ def _bare_nodes(base: Path) -> tuple[str, ...]:
     """Return signs of a GPU where the PCI bus is hidden: a container's device nodes, or WSL's libraries."""
     if (base / "dev/dxg").exists() and (base / "usr/lib/wsl/lib/libnvidia-ml.so.1").exists():
         return ("WSL: /dev/dxg and NVIDIA's driver library in /usr/lib/wsl/lib",)
-    node = next((f"/dev/{name}" for name in _names(base / "dev") if name.startswith("nvidia") and name[6:].isdecimal()), "")
+    node = next((f"/dev/{name}" for name in reading.names(base / "dev") if name.startswith("nvidia") and name[6:].isdecimal()), "")
     return (node,) if node else ()

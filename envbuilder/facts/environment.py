@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from pathlib import Path
 
@@ -179,9 +178,7 @@ def _vllm_faults(site: Path) -> tuple[str, ...]:
 
 def _named_like(folder: Path, start: str = "", *, end: str = "") -> tuple[str, ...]:
     """Return the names in a folder that begin and end so, none where there is no such folder."""
-    with contextlib.suppress(OSError):
-        return tuple(sorted(name for name in os.listdir(folder) if name.startswith(start) and name.endswith(end)))  # noqa: PTH208 - names
-    return ()
+    return tuple(name for name in reading.names(folder) if name.startswith(start) and name.endswith(end))
 
 
 def _jit_cache(world: World) -> tuple[CachedLibrary, ...]:

@@ -6,9 +6,7 @@ torchvision's, and the attention packages'. `envbuilder abi` looks at everything
 
 from __future__ import annotations
 
-import contextlib
-import os
-
+from envbuilder import reading
 from envbuilder.binaries.abi import check_catalog
 from envbuilder.binaries.elf import read_elf_path
 from envbuilder.binaries.environment import interpreter_of, locate_torch, python_tag
@@ -55,10 +53,9 @@ def read_extensions(environment: Path) -> list[dict[str, Any]]:
 
 def _candidates(site: Path) -> Iterator[Path]:
     for folder, start in _WHERE:
-        with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(site / folder)):  # noqa: PTH208 - names
-                if name.startswith(start) and name.endswith(".so") and not name.startswith(_FOR_OTHERS):
-                    yield site / folder / name
+        for name in reading.names(site / folder):
+            if name.startswith(start) and name.endswith(".so") and not name.startswith(_FOR_OTHERS):
+                yield site / folder / name
 
 
 def _system(sample: Path) -> System:

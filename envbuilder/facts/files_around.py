@@ -32,7 +32,7 @@ def read_checkpoints(world: World, model: Path | None) -> tuple[Checkpoint, ...]
     hub = world.at(world.variables.get("HF_HUB_CACHE") or home / "hub")
     folders: list[tuple[str, Path]] = [(model.name, world.at(model))] if model else []
     with contextlib.suppress(OSError):
-        for entry in sorted(name for name in os.listdir(hub) if name.startswith("models--"))[:_MOST_MODELS]:  # noqa: PTH208 - names
+        for entry in [name for name in reading.names(hub) if name.startswith("models--")][:_MOST_MODELS]:
             name = entry.removeprefix("models--").replace("--", "/")
             folders += [(name, snapshot) for snapshot in _snapshots(hub / entry)[-1:]]
     return tuple(_checkpoint(world, name, folder) for name, folder in folders if folder.is_dir())

@@ -9,7 +9,6 @@ what a saved snapshot compares (a variable with an interface, a path with anothe
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -130,8 +129,7 @@ def _people() -> frozenset[str]:
     # The file, not the C library: a directory service may take seconds to answer.
     accounts = (line.split(":") for line in reading.text("/etc/passwd").splitlines())
     names |= {fields[0] for fields in accounts if len(fields) > 2 and fields[2].isdecimal() and 1000 <= int(fields[2]) < 60000}
-    with contextlib.suppress(OSError):
-        names |= set(os.listdir("/home"))  # noqa: PTH208 - names
+    names |= set(reading.names("/home"))
     return frozenset(name for name in names if len(name) > 1 and name.lower() not in _COMMON)
 
 

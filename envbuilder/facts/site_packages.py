@@ -60,25 +60,18 @@ def find_site(environment: Path) -> Path | None:
 
 def sites_of(environment: Path) -> list[Path]:
     """Return the folders of an environment that hold packages, those that serve first: a system has several Pythons' beside each other."""
-    pythons = sorted(name for name in _names(environment / "lib") if name.startswith("python3"))
+    pythons = [name for name in reading.names(environment / "lib") if name.startswith("python3")]
     found = [
         site for kind in ("site", "dist") for python in pythons if (site := environment / "lib" / python / f"{kind}-packages").is_dir()
     ]
-    if not found and any(name.endswith(".dist-info") for name in _names(environment)):
+    if not found and any(name.endswith(".dist-info") for name in reading.names(environment)):
         return [environment]  # a folder made with `pip install --target`
     return sorted(found, key=lambda site: not any((site / package).is_dir() for package in ("vllm", "torch")))
 
 
-def _names(folder: str | Path) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208 - names, 150 of them
-    except OSError:
-        return []
-
-
 def _listing(site: str | Path) -> Iterator[tuple[str, str, str]]:
     """Yield (canonical name, version, dist-info folder) of what is installed, as the folders' names say (PEP 427)."""
-    for entry in sorted(name for name in _names(site) if name.endswith(".dist-info")):
+    for entry in (name for name in reading.names(site) if name.endswith(".dist-info")):
         name, _, version = entry.removesuffix(".dist-info").rpartition("-")
         if name:
             yield normalized(name), version, f"{site}/{entry}"

@@ -108,10 +108,7 @@ class World:
         return int(text) if len(text) <= 20 and text.removeprefix("-").isdecimal() else None
 
     def names(self, path: str | Path) -> list[str]:
-        try:
-            return sorted(os.listdir(path if self.live else self.at(path)))  # noqa: PTH208 - names are wanted, not paths
-        except OSError:
-            return []
+        return reading.names(path if self.live else self.at(path))
 
     def exists(self, path: str | Path) -> bool:
         try:
