@@ -143,7 +143,7 @@ def _metadata(name: str, version: str, folder: str) -> tuple[Distribution, bool]
     distribution = Distribution(
         name=name,
         version=stated[0] if stated else version,
-        requires=tuple([line[14:].strip() for line in headers if line.startswith("Requires-Dist:") and "extra" not in line]),
+        requires=tuple(line for line in _values(headers, "Requires-Dist:") if line and "extra" not in line),
         requires_python=next(_values(headers, "Requires-Python:"), ""),
         tags=tuple(_values(wheel, "Tag:")) if pure == "false" else (),
         build=next(_values(wheel, "Build:"), ""),
